@@ -1,0 +1,182 @@
+"""The loop language: kernels over named buffers. Frozen data; meaning is stated here and in `interpret.py`.
+
+`Loops` runs its stages for each point of its parallel axes. A stage runs over its own axes, evaluates all its
+expressions, and only then reduces or stores. Stages see the reductions (`temp`) and scratch rows of earlier stages.
+Parallel axes carry no dependence, and a kernel stores each element at most once.
+
+`Contraction` is a `Loops` with a better emitter: out[par] = epilogue(sum over red of x * w). `to_loops()` is its
+meaning, its oracle, and the way a backend without special kernels runs it.
+
+Axis names are unique within a kernel: `Axes()` hands them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from .expr import Aff, E, load, loads, temp
+from .layout import Buffer
+
+Axis = tuple[str, int]  # name, extent
+REDUCTIONS = ("sum", "max", "min", "argmax")
+
+
+class AxisNames:
+    """Hands out axis names that are unique within one kernel: `h`, then `h1`, `h2` ..."""
+
+    def __init__(self, taken: tuple[str, ...] = ()):
+        self._taken = set(taken)
+
+    def __call__(self, hint: str) -> str:
+        names = (hint if k == 0 else f"{hint}{k}" for k in count())
+        name = next(n for n in names if n not in self._taken)
+        self._taken.add(name)
+        return name
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """`name = op over the stage's axes of expr`. argmax also carries `index` (i32); its results are `temp(name)` and
+    `temp(name.i)`; NaN is the greatest value, and among equals the least index in axis order wins."""
+
+    name: str
+    op: str
+    expr: E
+    index: E | None = None
+
+
+@dataclass(frozen=True)
+class Store:
+    """`buffer[indices] = expr`, with logical indices."""
+
+    buffer: str
+    indices: tuple[Aff | E, ...]
+    expr: E
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One nest over `axes` (may be empty); every expression is evaluated before any of its stores, per iteration."""
+
+    axes: tuple[Axis, ...]
+    outs: tuple[Reduce | Store, ...]
+
+
+@dataclass(frozen=True)
+class Loops:
+    """For each point of `par`, the stages in order. `scratch` are this kernel's own row buffers, one per thread.
+    `scope` is where in the user's network it comes from, for names and reports."""
+
+    name: str
+    par: tuple[Axis, ...]
+    stages: tuple[Stage, ...]
+    scratch: tuple[Buffer, ...] = ()
+    scope: str = ""
+
+
+@dataclass(frozen=True)
+class Access:
+    """`buffer[indices]`, affine in the kernel's axes."""
+
+    buffer: str
+    indices: tuple[Aff, ...]
+    dtype: str = "f32"
+
+    def as_load(self) -> E:
+        return load(self.buffer, self.indices, self.dtype)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """`acc[par] = sum over red of x[...] * w[...]` (one fused multiply-add each, in the order of `red`, from 0), then
+    `stores`, whose expressions read `temp("acc")`. `w` is the operand read as vectors along the `lanes` axis of `par`
+    (output channels); `x` is the one whose elements are broadcast. `kind`: conv2d, conv2d_dx, conv2d_dw or matmul."""
+
+    name: str
+    kind: str
+    par: tuple[Axis, ...]
+    red: tuple[Axis, ...]
+    x: Access
+    w: Access
+    stores: tuple[Store, ...]
+    lanes: str
+    scope: str = ""
+
+    def to_loops(self) -> Loops:
+        product = self.x.as_load() * self.w.as_load()
+        acc = Stage(self.red, (Reduce("acc", "sum", product),))
+        return Loops(self.name, self.par, (acc, Stage((), self.stores)), scope=self.scope)
+
+    @property
+    def macs(self) -> int:
+        return math.prod(e for _, e in self.par + self.red)
+
+
+Kernel = Loops | Contraction
+ACC = temp("acc")
+
+
+def extents(kernel: Kernel) -> dict[str, int]:
+    """Every axis of the kernel with its extent."""
+    inner = kernel.red if isinstance(kernel, Contraction) else tuple(a for s in kernel.stages for a in s.axes)
+    return dict(kernel.par + inner)
+
+
+def expressions(kernel: Kernel) -> Iterator[E]:
+    """Every expression the kernel evaluates, the operands of a contraction and argmax positions included."""
+    if isinstance(kernel, Contraction):
+        yield kernel.x.as_load()
+        yield kernel.w.as_load()
+        outs: tuple = kernel.stores
+    else:
+        outs = tuple(o for s in kernel.stages for o in s.outs)
+    for out in outs:
+        yield out.expr
+        if isinstance(out, Reduce) and out.index is not None:
+            yield out.index
+        if isinstance(out, Store):
+            yield from (i for i in out.indices if isinstance(i, E))
+
+
+def stores(kernel: Kernel) -> list[Store]:
+    if isinstance(kernel, Contraction):
+        return list(kernel.stores)
+    return [o for s in kernel.stages for o in s.outs if isinstance(o, Store)]
+
+
+def reads(kernel: Kernel) -> list[str]:
+    """Buffers read, each once, in order of first use; scratch left out."""
+    own = {b.name for b in kernel.scratch} if isinstance(kernel, Loops) else set()
+    names = (e.attr[0] for e in loads(*expressions(kernel)))
+    return list(dict.fromkeys(n for n in names if n not in own))
+
+
+def writes(kernel: Kernel) -> list[str]:
+    """Buffers written, each once, in order; scratch left out."""
+    own = {b.name for b in kernel.scratch} if isinstance(kernel, Loops) else set()
+    return list(dict.fromkeys(s.buffer for s in stores(kernel) if s.buffer not in own))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A program before it is code: buffers, kernels in execution order, and the caller's view of them.
+
+    `inputs` and `outputs` name buffers in call order. `arena_bytes`, `weight_bytes`, `state_bytes` are the sizes of
+    the three memories the program gets; every arena, weight, const and state buffer has an offset once planned.
+    """
+
+    name: str
+    buffers: Mapping[str, Buffer]
+    kernels: tuple[Kernel, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    arena_bytes: int = 0
+    weight_bytes: int = 0
+    state_bytes: int = 0
+    lifetimes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def replace(self, **changes) -> Schedule:
+        return replace(self, **changes)
