@@ -1,0 +1,493 @@
+"""Flattening: kernels over logical indices become kernels over physical element offsets.
+
+What enters: a `Loops` or `Contraction` with the buffers it names. What leaves: `FlatLoops` or `FlatContraction`, whose
+loads and stores carry one index, the element offset into the physical array (halo included), so that no backend needs
+layouts. Axes that index a blocked dimension are split, c -> block * co + ci; guards that ranges prove, or that the
+zeros of a halo make superfluous, are gone.
+
+A last block that is incomplete makes iterations that the user's kernel does not have. In those iterations
+- a store into a buffer with padding lanes stores zeros: the layout's invariant;
+- any other store does not happen: it is a `ClippedStore`;
+- nothing is read outside a buffer, and a reduction over the axis sees its identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from .expr import Aff, Bound, E, Extents, axes_of, axis, binary, cast, const, guard, load, loads, substitute_axes
+from .kernels import ACC, Access, AxisNames, Contraction, Loops, Reduce, Stage, Store, expressions, extents, stores
+from .layout import Buffer, split
+from .scalar import known, same
+
+BLOCK = 16  # lanes axes of contractions are cut by this when no operand is blocked
+IDENTITY = {"sum": 0.0, "max": float("-inf"), "min": float("inf"), "argmax": float("-inf")}
+Buffers = Mapping[str, Buffer]
+
+
+@dataclass(frozen=True)
+class Split:
+    """An axis cut into blocks, `axis = block * outer + inner`. `extent` is the axis's own; the last block may be
+    incomplete, and then some values of `outer`, `inner` lie beyond it."""
+
+    axis: str
+    outer: str
+    inner: str
+    block: int
+    extent: int
+
+    @property
+    def value(self) -> Aff:
+        return Aff(0, tuple(sorted(((self.outer, self.block), (self.inner, 1)))))
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.extent // self.block)
+
+    @property
+    def partial(self) -> bool:
+        return self.extent % self.block != 0
+
+    @property
+    def bound(self) -> Bound:
+        """Holds exactly in the iterations that the unsplit kernel has."""
+        return self.value, 0, self.extent
+
+    def valid(self, outer: int) -> int:
+        """How many values of `inner` exist in block `outer`."""
+        return min(self.block, self.extent - self.block * outer)
+
+
+@dataclass(frozen=True)
+class ClippedStore(Store):
+    """A store that happens only where all of `valid` hold."""
+
+    valid: tuple[Bound, ...] = ()
+
+
+@dataclass(frozen=True)
+class FlatLoops(Loops):
+    """A `Loops` whose every index tuple is `(offset,)`: the element offset into the physical array, an `Aff` or, for
+    computed indices, an i32 `E`. Scratch buffers are one-dimensional."""
+
+
+@dataclass(frozen=True)
+class FlatContraction(Contraction):
+    """A `Contraction` whose every index tuple is `(offset,)`, always affine in `x`, `w` and the stores.
+
+    `lanes` names the inner axis of the split lanes axis; `split(lanes)` gives its partner and true extent. In the
+    lanes beyond that extent (`Split.valid`): `w` may be read and is zero, unless `w_clipped`, when those lanes must be
+    masked; stores say themselves what to do (`ClippedStore`, or a guard in the expression). Reduction axes run over
+    the valid part of a last block only. Parallel axes other than the lanes run over whole blocks: `x` and `w` are
+    readable there.
+    """
+
+    splits: tuple[Split, ...] = ()
+    w_clipped: bool = False
+
+    def split(self, axis: str) -> Split | None:
+        """The split that made this outer or inner axis, or None."""
+        return next((s for s in self.splits if axis in (s.outer, s.inner)), None)
+
+    def to_loops(self) -> FlatLoops:
+        product = self.x.as_load() * self.w.as_load()
+        red = {a for a, _ in self.red}
+        cut = [
+            s.bound for s in self.splits if s.partial and (s.inner in red or (self.w_clipped and s.inner == self.lanes))
+        ]
+        acc = Stage(self.red, (Reduce("acc", "sum", guard(product, const(0.0), tuple(cut))),))
+        return FlatLoops(self.name, self.par, (acc, Stage((), self.stores)), scope=self.scope)
+
+
+def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:
+    """`Loops` over logical indices -> `FlatLoops`. ValueError where an access leaves its buffer."""
+    if isinstance(kernel, FlatLoops):
+        return kernel
+    buffers = {**buffers, **{b.name: b for b in kernel.scratch}}
+    kernel = _name_single_channels(kernel, buffers)
+    splits = _splits(_accesses(kernel), buffers, extents(kernel))
+    sizes = _sizes(extents(kernel), splits)
+    scratch = tuple(_grown(b, kernel, splits, sizes) for b in kernel.scratch)
+    flat = _Flattener(kernel.name, {**buffers, **{b.name: b for b in scratch}}, splits, sizes)
+    outer = _partial(kernel.par, splits)
+    flat_stages = []
+    for stage in kernel.stages:
+        inner = _partial(stage.axes, splits)
+        outs = tuple(
+            flat.reduce(o, outer, inner) if isinstance(o, Reduce) else flat.store(o, outer + inner) for o in stage.outs
+        )
+        flat_stages.append(Stage(_cut(stage.axes, splits), outs))
+    own = tuple(Buffer(b.name, (b.elements,), b.dtype, place=b.place) for b in scratch)
+    return FlatLoops(kernel.name, _cut(kernel.par, splits), tuple(flat_stages), own, kernel.scope)
+
+
+def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContraction:
+    """`Contraction` over logical indices -> `FlatContraction`.
+
+    The lanes axis is always split, by the block of the operands or by `BLOCK`. The inner parts of split reduction axes
+    come last in `red`: the order of summation is channel block, window, channel in the block. ValueError where
+    an offset is not affine or an operand cannot be read over whole blocks; the caller then takes `to_loops()`.
+    """
+    if isinstance(kernel, FlatContraction):
+        return kernel
+    block = next(
+        (buffers[a.buffer].layout.block for a in (kernel.w, *kernel.stores) if _lane_dims(a, kernel, buffers)), BLOCK
+    )
+    splits = _splits(_accesses(kernel), buffers, extents(kernel), {kernel.lanes: block})
+    flat = _Flattener(kernel.name, buffers, splits, _sizes(extents(kernel), splits))
+    lanes, valid_red = splits[kernel.lanes], _partial(kernel.red, splits)
+    cut = (lanes.bound,) if lanes.partial else ()
+
+    def offset(access: Access, bounds: tuple[Bound, ...]) -> Access:
+        indices = tuple(i.substitute(flat.axes) for i in access.indices)
+        if not flat.inside(access.buffer, indices, valid_red + bounds):
+            raise ValueError(f"kernel {kernel.name}: %{access.buffer} cannot be read over whole blocks of {block}")
+        at = flat.offset(access.buffer, indices)
+        if isinstance(at, E):
+            raise ValueError(f"kernel {kernel.name}: %{access.buffer} has no affine offset in its layout")
+        return Access(access.buffer, (at,), access.dtype)
+
+    w_indices = tuple(i.substitute(flat.axes) for i in kernel.w.indices)
+    clipped = bool(cut) and not flat.inside(kernel.w.buffer, w_indices, valid_red)
+    outer = _partial(kernel.par, splits)
+    for bound in outer:
+        if (clipped and bound in cut) or any(
+            flat.vanishes(*flat.unsplit(a.as_load()).attr, bound) for a in (kernel.x, kernel.w)
+        ):
+            flat.temps[bound, ACC.attr] = 0.0
+    placed = tuple(flat.store(s, outer) for s in kernel.stores)
+    if any(isinstance(s.indices[0], E) for s in placed):
+        raise ValueError(f"kernel {kernel.name}: a store has no affine offset in its layout")
+    return FlatContraction(
+        kernel.name,
+        kernel.kind,
+        _cut(kernel.par, splits),
+        _cut(kernel.red, splits, inner_last=True),
+        offset(kernel.x, ()),
+        offset(kernel.w, cut),
+        placed,
+        lanes.inner,
+        kernel.scope,
+        tuple(splits.values()),
+        clipped,
+    )
+
+
+class _Flattener:
+    """Rewrites the expressions of one kernel. `axes` and `sizes` are the axes after splitting."""
+
+    def __init__(self, kernel: str, buffers: Buffers, splits: Mapping[str, Split], sizes: Extents):
+        self.kernel, self.buffers, self.sizes = kernel, buffers, sizes
+        self.axes = {s.axis: s.value for s in splits.values()}
+        self.memo: dict[tuple[E, tuple[Bound, ...], tuple[Bound, ...]], E] = {}
+        self.origins: dict[E, set[tuple]] = {}  # flat load -> the logical accesses it stands for
+        self.temps: dict[tuple[Bound, str], float] = {}  # what a temp is known to be where the bound fails
+
+    def reduce(self, out: Reduce, outer: tuple[Bound, ...], inner: tuple[Bound, ...]) -> Reduce:
+        """`inner`: bounds of the axes that are reduced over, beyond which the identity counts."""
+        fill = const(IDENTITY[out.op] if out.expr.dtype == "f32" else LEAST[out.op], out.expr.dtype)
+        expr = self.expression(self.unsplit(out.expr), outer, inner)
+        index = None if out.index is None else self.expression(self.unsplit(out.index), outer + inner)
+        for b in outer:
+            value = known(expr, self.zeros(b), b)
+            if value is not None and (out.op != "sum" or value == 0):
+                self.temps[b, out.name] = value
+        return Reduce(out.name, out.op, guard(expr, fill, inner), index)
+
+    def store(self, out: Store, bounds: tuple[Bound, ...]) -> Store:
+        """A store that keeps padding lanes zero and touches nothing else beyond `bounds`."""
+        indices = tuple(self.unsplit(i) if isinstance(i, E) else i.substitute(self.axes) for i in out.indices)
+        pads = [b for b in bounds if self.vanishes(out.buffer, indices, b)]
+        self.check_padding(out.buffer, indices)
+        value = self.expression(self.unsplit(out.expr), bounds)
+        beyond = [b for b in pads if not same(known(value, self.zeros(b), b), 0.0)]
+        value = guard(value, const(0, value.dtype), tuple(beyond))
+        at = self.offset(out.buffer, indices)
+        if isinstance(at, E):
+            at = self.expression(at, bounds)
+        clip = tuple(b for b in bounds if b not in pads and not self.scratch(out.buffer))
+        return ClippedStore(out.buffer, (at,), value, clip) if clip else Store(out.buffer, (at,), value)
+
+    def check_padding(self, name: str, indices: tuple[Aff | E, ...]) -> None:
+        """Whoever stores the last element of a blocked dimension also stores the padding lanes behind it."""
+        buffer = self.buffers[name]
+        for dim in buffer.layout.blocked_dims:
+            size, index = buffer.shape[dim], indices[dim]
+            if size % buffer.layout.block and (isinstance(index, E) or index.range(self.sizes)[1] == size - 1):
+                raise ValueError(
+                    f"kernel {self.kernel}: store to %{name} reaches its last channel, but index {index} of "
+                    f"dimension {dim} cannot reach the padding lanes behind it\n"
+                    f"  its shape is {buffer.shape} with layout {buffer.layout}\n"
+                    f"  begin the index at a multiple of {buffer.layout.block}, or give the buffer a plain layout"
+                )
+
+    def unsplit(self, e: E) -> E:
+        return substitute_axes(e, self.axes)
+
+    def scratch(self, name: str) -> bool:
+        return self.buffers[name].place == "scratch"
+
+    def expression(self, e: E, bounds: tuple[Bound, ...], inside: tuple[Bound, ...] = ()) -> E:
+        """Flat offsets, fewer guards. `bounds`: what extra iterations break, so loads may need a guard against them;
+        `inside`: what the guards around this node ensure."""
+        key = (e, bounds, inside)
+        if key not in self.memo:
+            self.memo[key] = self._expression(e, bounds, inside)
+        return self.memo[key]
+
+    def _expression(self, e: E, bounds: tuple[Bound, ...], inside: tuple[Bound, ...]) -> E:
+        if e.op == "guard":
+            kept = self.needed(e, inside)
+            body, fill = self.expression(e.args[0], bounds, inside + kept), self.expression(e.args[1], bounds, inside)
+            if any(hi <= lo or aff.range(self.sizes)[1] < lo or aff.range(self.sizes)[0] >= hi for aff, lo, hi in kept):
+                return fill
+            return guard(body, fill, kept)
+        if e.op != "load":
+            args = tuple(self.expression(a, bounds, inside) for a in e.args)
+            return e if args == e.args else E(e.op, args, e.attr, e.dtype)
+        buffer, indices = e.attr
+        missing = tuple(b for b in bounds if b not in inside)
+        if not self.computed(indices, missing) and self.inside(buffer, indices, inside):
+            missing = ()
+        elif not inside and not self.inside(buffer, indices, missing):
+            raise ValueError(self.outside(buffer, indices))
+        at = self.offset(buffer, indices)
+        at = self.expression(at, bounds, inside + missing) if isinstance(at, E) else at
+        flat = load(buffer, (at,), e.dtype)
+        self.origins.setdefault(flat, set()).add(e.attr)
+        return guard(flat, const(0, e.dtype), missing)
+
+    def computed(self, indices: tuple[Aff | E, ...], bounds: tuple[Bound, ...]) -> bool:
+        """Whether a computed index depends on extra iterations, where it may point anywhere."""
+        axes = {a for aff, _, _ in bounds for a in aff.axes}
+        return any(isinstance(i, E) and axes_of(i) & axes for i in indices)
+
+    def needed(self, e: E, inside: tuple[Bound, ...]) -> tuple[Bound, ...]:
+        """The bounds of a guard that neither ranges nor zeros in memory prove superfluous."""
+        body, fill = e.args
+        kept = [b for b in e.attr if b not in inside and not self.always(b)]
+        for b in tuple(kept):
+            rest = inside + tuple(k for k in kept if k is not b)
+            zero = fill.op == "const" and same(fill.attr, 0) and same(known(body, self.zeros(b), b), 0)
+            if zero and all(self.inside(*x.attr, rest) for x in loads(body)):
+                kept.remove(b)
+        return tuple(kept)
+
+    def always(self, bound: Bound) -> bool:
+        aff, lo, hi = bound
+        least, most = aff.range(self.sizes)
+        return lo <= least and most < hi
+
+    def margins(self, name: str, dim: int) -> tuple[int, int]:
+        """Elements that exist before and after the logical extent: halo and padding lanes."""
+        buffer = self.buffers[name]
+        before, after = buffer.layout.halos.get(dim, (0, 0))
+        rest = -(buffer.shape[dim] + before + after) % buffer.layout.block if dim in buffer.layout.blocked_dims else 0
+        return before, after + rest
+
+    def inside(self, name: str, indices: tuple[Aff | E, ...], bounds: Iterable[Bound]) -> bool:
+        """Whether every element read, where `bounds` hold, exists in memory. Computed indices are trusted, unless
+        extra iterations, which have no right to one, would compute them."""
+        for dim, index in enumerate(indices):
+            if isinstance(index, E):
+                continue
+            least, most = index.range(self.sizes)
+            for aff, lo, hi in bounds:
+                gap = index - aff
+                if not gap.terms:
+                    least, most = max(least, lo + gap.const), min(most, hi - 1 + gap.const)
+            before, after = self.margins(name, dim)
+            if least < -before or most >= self.buffers[name].shape[dim] + after:
+                return False
+        return True
+
+    def vanishes(self, name: str, indices: tuple[Aff | E, ...], bound: Bound) -> bool:
+        """Whether wherever `bound` fails the element is one of the halo's or the padding's zeros."""
+        if self.scratch(name):
+            return False
+        aff, lo, hi = bound
+        least, most = aff.range(self.sizes)
+        for dim, index in enumerate(indices):
+            if isinstance(index, E) or (index - aff).terms:
+                continue
+            k = (index - aff).const
+            before, after = self.margins(name, dim)
+            size = self.buffers[name].shape[dim]
+            low = least >= lo or (lo + k <= 0 and least + k >= -before)
+            high = most < hi or (hi + k >= size and most + k < size + after)
+            if low and high:
+                return True
+        return False
+
+    def zeros(self, bound: Bound) -> Callable[[E], float | None]:
+        """What is known of a load or temp in the iterations where `bound` fails."""
+
+        def leaf(e: E) -> float | None:
+            if e.op == "temp":
+                return self.temps.get((bound, e.attr))
+            accesses = self.origins.get(e, {e.attr})
+            return 0.0 if any(self.vanishes(*a, bound) for a in accesses if len(a[1]) == self.rank(a[0])) else None
+
+        return leaf
+
+    def rank(self, name: str) -> int:
+        return len(self.buffers[name].shape)
+
+    def offset(self, name: str, indices: tuple[Aff | E, ...]) -> Aff | E:
+        """The element offset. Indices that a layout's blocks do not divide are computed with idiv and imod."""
+        buffer = self.buffers[name]
+        if len(indices) != len(buffer.shape):
+            raise ValueError(
+                f"kernel {self.kernel}: %{name} has {len(buffer.shape)} dimensions, got {len(indices)} indices"
+            )
+        total, computed = Aff(), None
+        for (dim, part), stride in zip(buffer.layout.order, buffer.strides, strict=True):
+            block, before = buffer.layout.block, buffer.layout.halos.get(dim, (0, 0))[0]
+            index = indices[dim]
+            if not isinstance(index, E):
+                index = index + before
+                if part == "whole":
+                    total = total + index * stride
+                    continue
+                quotient, rest = _quotient(index, block, self.sizes)
+                if quotient is not None:
+                    total = total + (quotient if part == "outer" else rest) * stride
+                    continue
+                index = axis(index)
+            else:
+                index = cast(index, "i32")
+                index = index + const(before, "i32") if before else index
+            if part != "whole":
+                index = binary("idiv" if part == "outer" else "imod", index, const(block, "i32"))
+            term = index * const(stride, "i32") if stride != 1 else index
+            computed = term if computed is None else computed + term
+        if computed is None:
+            return total
+        return computed if total == Aff() else computed + axis(total)
+
+    def outside(self, name: str, indices: tuple[Aff | E, ...]) -> str:
+        at = ", ".join(str(i) for i in indices)
+        return (
+            f"kernel {self.kernel}: %{name}[{at}] leaves the buffer\n"
+            f"  its shape is {self.buffers[name].shape} with layout {self.buffers[name].layout}\n"
+            "  guard the load, or give the buffer a halo"
+        )
+
+
+LEAST = {"sum": 0, "max": -(2**31), "min": 2**31 - 1, "argmax": -(2**31)}
+
+
+def _quotient(index: Aff, block: int, sizes: Extents) -> tuple[Aff, Aff] | tuple[None, None]:
+    try:
+        return split(index, block, sizes)
+    except ValueError:
+        return None, None
+
+
+def _accesses(kernel: Loops | Contraction) -> list[tuple[str, tuple[Aff | E, ...], bool]]:
+    """Every access as (buffer, indices, whether it is a store); stores first, their splits count most."""
+    out = [(s.buffer, s.indices, True) for s in stores(kernel)]
+    for e in loads(*expressions(kernel)):
+        out.append((*e.attr, False))
+    return out
+
+
+def _lane_dims(access: Access | Store, kernel: Contraction, buffers: Buffers) -> bool:
+    """Whether the lanes axis runs along a blocked dimension of this operand."""
+    blocked = buffers[access.buffer].layout.blocked_dims
+    return any(isinstance(access.indices[d], Aff) and access.indices[d].coef(kernel.lanes) for d in blocked)
+
+
+def _splits(accesses, buffers: Buffers, sizes: Extents, forced: Mapping[str, int] | None = None) -> dict[str, Split]:
+    """The axes to cut so that blocked dimensions take affine offsets, and so that stores reach all padding lanes."""
+    factors = dict(forced or {})
+    for name, indices, is_store in accesses:
+        buffer = buffers[name]
+        block = buffer.layout.block
+        for dim in sorted(buffer.layout.blocked_dims):
+            index = indices[dim]
+            if isinstance(index, E):
+                continue
+            index = index + buffer.layout.halos.get(dim, (0, 0))[0]
+            reaches_padding = (
+                is_store and buffer.shape[dim] % block != 0 and (index.range(sizes)[1] == buffer.shape[dim] - 1)
+            )
+            found = _axis_to_split(index, block, sizes, reaches_padding)
+            if found is not None:
+                factors.setdefault(*found)
+    names = AxisNames(tuple(sizes))
+    return {a: Split(a, names(f"{a}o"), names(f"{a}i"), f, sizes[a]) for a, f in factors.items()}
+
+
+def _axis_to_split(index: Aff, block: int, sizes: Extents, reaches_padding: bool) -> tuple[str, int] | None:
+    """(axis, factor) whose split makes `index` a multiple of `block` plus a rest below it."""
+    rest = [(c, a) for a, c in index.terms if c % block]
+    if not rest:
+        return None
+    coef, name = max(rest)
+    if coef <= 0 or block % coef:
+        return None
+    others = Aff(index.const % block, tuple((a, c) for c, a in sorted(rest, key=lambda t: t[1]) if a != name))
+    least, most = others.range(sizes)
+    if least < 0 or most >= coef:
+        return None
+    fits = most + coef * (sizes[name] - 1) < block
+    return (name, block // coef) if reaches_padding or not fits else None
+
+
+def _name_single_channels(kernel: Loops, buffers: Buffers) -> Loops:
+    """A constant index into a blocked dimension of extent 1 becomes an axis, so that padding lanes are stored too."""
+    taken = AxisNames(tuple(extents(kernel)))
+    new: list[tuple[str, int]] = []
+
+    def with_axis(out: Reduce | Store) -> Reduce | Store:
+        if isinstance(out, Reduce):
+            return out
+        buffer, indices = buffers[out.buffer], list(out.indices)
+        for dim in sorted(buffer.layout.blocked_dims):
+            index = indices[dim]
+            if isinstance(index, Aff) and not index.terms and index.const == buffer.shape[dim] - 1 and buffer.padded:
+                new.append((taken("lane"), 1))
+                indices[dim] = index + Aff.of(new[-1][0])
+        return out if tuple(indices) == out.indices else replace(out, indices=tuple(indices))
+
+    stages = tuple(Stage(s.axes, tuple(with_axis(o) for o in s.outs)) for s in kernel.stages)
+    return replace(kernel, par=kernel.par + tuple(new), stages=stages) if new else kernel
+
+
+def _sizes(sizes: Extents, splits: Mapping[str, Split]) -> dict[str, int]:
+    """Extents after splitting; whole blocks."""
+    out = {a: e for a, e in sizes.items() if a not in splits}
+    for s in splits.values():
+        out |= {s.outer: s.blocks, s.inner: s.block}
+    return out
+
+
+def _partial(axes: tuple[tuple[str, int], ...], splits: Mapping[str, Split]) -> tuple[Bound, ...]:
+    return tuple(splits[a].bound for a, _ in axes if a in splits and splits[a].partial)
+
+
+def _cut(axes: tuple[tuple[str, int], ...], splits: Mapping[str, Split], inner_last: bool = False):
+    """The axes with each split one replaced by its two parts."""
+    first, last = [], []
+    for a, extent in axes:
+        if a not in splits:
+            first.append((a, extent))
+            continue
+        s = splits[a]
+        first.append((s.outer, s.blocks))
+        (last if inner_last else first).append((s.inner, s.block))
+    return tuple(first + last)
+
+
+def _grown(buffer: Buffer, kernel: Loops, splits: Mapping[str, Split], sizes: Extents) -> Buffer:
+    """A scratch buffer large enough for the extra iterations of incomplete blocks."""
+    axes = {s.axis: s.value for s in splits.values()}
+    shape = list(buffer.shape)
+    for name, indices, _ in _accesses(kernel):
+        if name == buffer.name:
+            for dim, index in enumerate(indices):
+                if isinstance(index, Aff):
+                    shape[dim] = max(shape[dim], index.substitute(axes).range(sizes)[1] + 1)
+    return replace(buffer, shape=tuple(shape))
