@@ -1,0 +1,34 @@
+"""The graph level: types, values, nodes, the builder, text, the verifier. Knows no concrete op."""
+
+from .builder import current_scope, located, make_node, origin, scope, user_line
+from .graph import Deferred, Graph, Node, Value, array_of
+from .op import Cost, GraphcError, Op, ShapeError, require
+from .text import parse, show
+from .types import NUMPY, TensorType, dims
+from .verify import InvalidGraph, verify
+
+__all__ = [
+    "NUMPY",
+    "Cost",
+    "Deferred",
+    "Graph",
+    "GraphcError",
+    "InvalidGraph",
+    "Node",
+    "Op",
+    "ShapeError",
+    "TensorType",
+    "Value",
+    "array_of",
+    "current_scope",
+    "dims",
+    "located",
+    "make_node",
+    "origin",
+    "parse",
+    "require",
+    "scope",
+    "show",
+    "user_line",
+    "verify",
+]

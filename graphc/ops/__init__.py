@@ -1,0 +1,24 @@
+"""Every op, by family, and the symbolic tensor that user code computes with. Importing this registers all ops."""
+
+from . import contraction, elementwise, norm, random, reduce, shape, window
+from .tensor import Tensor, apply, concat, constant, graph_of, input, interpret, leaf, lift, sum_to
+
+__all__ = [
+    "Tensor",
+    "apply",
+    "concat",
+    "constant",
+    "contraction",
+    "elementwise",
+    "graph_of",
+    "input",
+    "interpret",
+    "leaf",
+    "lift",
+    "norm",
+    "random",
+    "reduce",
+    "shape",
+    "sum_to",
+    "window",
+]

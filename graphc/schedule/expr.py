@@ -166,6 +166,45 @@ class E:
     def __ge__(self, y):
         return binary("le", y, self)
 
+    def __invert__(self):
+        return unary("not", self)
+
+    def equal(self, y):
+        return binary("eq", self, y)
+
+    def maximum(self, y):
+        return binary("max", self, y)
+
+    def minimum(self, y):
+        return binary("min", self, y)
+
+    def abs(self):
+        return unary("abs", self)
+
+    def exp(self):
+        return unary("exp", self)
+
+    def log(self):
+        return unary("log", self)
+
+    def sqrt(self):
+        return unary("sqrt", self)
+
+    def floor(self):
+        return unary("floor", self)
+
+    def tanh(self):
+        return unary("tanh", self)
+
+    def erf(self):
+        return unary("erf", self)
+
+    def select(self, then, other):
+        return select(self, then, other)
+
+    def cast(self, dtype):
+        return cast(self, dtype)
+
     def __repr__(self) -> str:
         return show(self)
 

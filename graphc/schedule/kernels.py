@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from .expr import Aff, E, load, loads, temp
+from .expr import Aff, E, const, guard, load, loads, temp
 from .layout import Buffer
 
 Axis = tuple[str, int]  # name, extent
@@ -93,7 +93,8 @@ class Access:
 class Contraction:
     """`acc[par] = sum over red of x[...] * w[...]` (one fused multiply-add each, in the order of `red`, from 0), then
     `stores`, whose expressions read `temp("acc")`. `w` is the operand read as vectors along the `lanes` axis of `par`
-    (output channels); `x` is the one whose elements are broadcast. `kind`: conv2d, conv2d_dx, conv2d_dw or matmul."""
+    (output channels); `x` is the one whose elements are broadcast, 0 outside its logical shape.
+    `kind`: conv2d, conv2d_dx, conv2d_dw or matmul."""
 
     name: str
     kind: str
@@ -105,8 +106,15 @@ class Contraction:
     lanes: str
     scope: str = ""
 
-    def to_loops(self) -> Loops:
-        product = self.x.as_load() * self.w.as_load()
+    def to_loops(self, buffers: Mapping[str, Buffer]) -> Loops:
+        """The same as loops. Reads of `x` outside its logical shape (padding) become guards that give 0."""
+        sizes = extents(self)
+        bounds = []
+        for index, size in zip(self.x.indices, buffers[self.x.buffer].shape, strict=True):
+            lo, hi = index.range(sizes)
+            if lo < 0 or hi >= size:
+                bounds.append((index, 0, size))
+        product = guard(self.x.as_load(), const(0.0), tuple(bounds)) * self.w.as_load()
         acc = Stage(self.red, (Reduce("acc", "sum", product),))
         return Loops(self.name, self.par, (acc, Stage((), self.stores)), scope=self.scope)
 

@@ -1,0 +1,453 @@
+"""Elementwise ops. Each is a scalar expression: `expr` on the schedule's expression nodes is all a backend needs.
+
+Operands broadcast as in NumPy. In `vjp` the gradients keep the broadcast shape; whoever calls it sums them back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphc.ir import NUMPY, Cost, Op, ShapeError, TensorType, dims, require
+
+
+class Elementwise(Op):
+    """`out[i] = expr(x[i], ...)` over the broadcast shape. Subclasses give `expr`, `reference` and `vjp`."""
+
+    primitives = 1  # scalar operations an element, for the cost
+    result: str | None = None  # element type of the result; None: that of the operands
+
+    def check(self, *types: TensorType) -> None:
+        first = types[0].dtype
+        require(all(t.dtype == first for t in types), f"{self.name} of {show(types)}: element types differ; cast one")
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        self.check(*types)
+        try:
+            shape = np.broadcast_shapes(*(t.shape for t in types))
+        except ValueError:
+            raise ShapeError(
+                f"{self.name}: shapes {' and '.join(dims(t.shape) for t in types)} do not broadcast; "
+                "dimensions must be equal or 1, counted from the right"
+            ) from None
+        return (TensorType(self.result or types[-1].dtype, shape),)
+
+    def cost(self, *types: TensorType) -> Cost:
+        return Cost(other=self.primitives * self.infer(*types)[0].elements)
+
+
+def show(types) -> str:
+    return ", ".join(map(str, types))
+
+
+class Float(Elementwise):
+    """An elementwise op on f32 only."""
+
+    def check(self, *types: TensorType) -> None:
+        require(all(t.dtype == "f32" for t in types), f"{self.name} needs f32 operands, got {show(types)}")
+
+
+class Logical(Elementwise):
+    result = "i1"
+
+    def check(self, *types: TensorType) -> None:
+        require(all(t.dtype == "i1" for t in types), f"{self.name} needs i1 operands, got {show(types)}")
+
+
+class Comparison(Elementwise):
+    result = "i1"
+
+    def vjp(self, x, y, dy):
+        return (None, None)
+
+
+@dataclass(frozen=True)
+class Add(Elementwise):
+    """a + b"""
+
+    name = "add"
+
+    def expr(self, a, b):
+        return a + b
+
+    def reference(self, a, b):
+        return (a + b,)
+
+    def vjp(self, x, y, dy):
+        return dy[0], dy[0]
+
+
+@dataclass(frozen=True)
+class Sub(Elementwise):
+    """a - b"""
+
+    name = "sub"
+
+    def expr(self, a, b):
+        return a - b
+
+    def reference(self, a, b):
+        return (a - b,)
+
+    def vjp(self, x, y, dy):
+        return dy[0], -dy[0]
+
+
+@dataclass(frozen=True)
+class Mul(Elementwise):
+    """a * b"""
+
+    name = "mul"
+
+    def expr(self, a, b):
+        return a * b
+
+    def reference(self, a, b):
+        return (a * b,)
+
+    def vjp(self, x, y, dy):
+        return dy[0] * x[1], dy[0] * x[0]
+
+
+@dataclass(frozen=True)
+class Div(Float):
+    """a / b"""
+
+    name = "div"
+
+    def expr(self, a, b):
+        return a / b
+
+    def reference(self, a, b):
+        return (a / b,)
+
+    def vjp(self, x, y, dy):
+        return dy[0] / x[1], -dy[0] * y[0] / x[1]
+
+
+@dataclass(frozen=True)
+class Neg(Elementwise):
+    """-x"""
+
+    name = "neg"
+
+    def expr(self, x):
+        return -x
+
+    def reference(self, x):
+        return (-x,)
+
+    def vjp(self, x, y, dy):
+        return (-dy[0],)
+
+
+@dataclass(frozen=True)
+class Abs(Elementwise):
+    """|x|; the gradient at 0 is 0."""
+
+    name = "abs"
+
+    def expr(self, x):
+        return x.abs()
+
+    def reference(self, x):
+        return (np.abs(x),)
+
+    def vjp(self, x, y, dy):
+        return ((x[0] > 0.0).select(dy[0], (x[0] < 0.0).select(-dy[0], 0.0)),)
+
+
+@dataclass(frozen=True)
+class Maximum(Elementwise):
+    """max(a, b), NaN if either is; equal operands share the gradient."""
+
+    name = "maximum"
+
+    def expr(self, a, b):
+        return a.maximum(b)
+
+    def reference(self, a, b):
+        return (np.maximum(a, b),)
+
+    def vjp(self, x, y, dy):
+        a, b = x
+        half = dy[0] * 0.5
+        return (
+            (a > b).select(dy[0], a.equal(b).select(half, 0.0)),
+            (b > a).select(dy[0], a.equal(b).select(half, 0.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Minimum(Elementwise):
+    """min(a, b), NaN if either is; equal operands share the gradient."""
+
+    name = "minimum"
+
+    def expr(self, a, b):
+        return a.minimum(b)
+
+    def reference(self, a, b):
+        return (np.minimum(a, b),)
+
+    def vjp(self, x, y, dy):
+        a, b = x
+        half = dy[0] * 0.5
+        return (
+            (a < b).select(dy[0], a.equal(b).select(half, 0.0)),
+            (b < a).select(dy[0], a.equal(b).select(half, 0.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Exp(Float):
+    """e**x"""
+
+    name = "exp"
+
+    def expr(self, x):
+        return x.exp()
+
+    def reference(self, x):
+        return (np.exp(x),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] * y[0],)
+
+
+@dataclass(frozen=True)
+class Log(Float):
+    """Natural logarithm; -inf at 0, NaN below."""
+
+    name = "log"
+
+    def expr(self, x):
+        return x.log()
+
+    def reference(self, x):
+        return (np.log(x),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] / x[0],)
+
+
+@dataclass(frozen=True)
+class Sqrt(Float):
+    """Square root; NaN below 0."""
+
+    name = "sqrt"
+
+    def expr(self, x):
+        return x.sqrt()
+
+    def reference(self, x):
+        return (np.sqrt(x),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] * 0.5 / y[0],)
+
+
+@dataclass(frozen=True)
+class Floor(Float):
+    """The greatest integer not above x, as f32; its gradient is zero."""
+
+    name = "floor"
+
+    def expr(self, x):
+        return x.floor()
+
+    def reference(self, x):
+        return (np.floor(x),)
+
+    def vjp(self, x, y, dy):
+        return (None,)
+
+
+@dataclass(frozen=True)
+class Tanh(Float):
+    """Hyperbolic tangent"""
+
+    name = "tanh"
+
+    def expr(self, x):
+        return x.tanh()
+
+    def reference(self, x):
+        return (np.tanh(x),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] * (1.0 - y[0] * y[0]),)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+@dataclass(frozen=True)
+class Erf(Float):
+    """The error function, 2/sqrt(pi) * integral of exp(-t**2) from 0 to x"""
+
+    name = "erf"
+
+    def expr(self, x):
+        return x.erf()
+
+    def reference(self, x):
+        return (_erf(x).astype(x.dtype).reshape(x.shape),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] * (-(x[0] * x[0])).exp() * (2.0 / math.sqrt(math.pi)),)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Float):
+    """1 / (1 + exp(-x)), computed from exp(-|x|) so that it never overflows."""
+
+    name = "sigmoid"
+    primitives = 4
+
+    def expr(self, x):
+        e = (-(x.abs())).exp()
+        return (x < 0.0).select(e, 1.0) / (1.0 + e)
+
+    def reference(self, x):
+        e = np.exp(-np.abs(x))
+        return (np.where(x < 0, e, 1.0) / (1.0 + e),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] * y[0] * (1.0 - y[0]),)
+
+
+@dataclass(frozen=True)
+class Relu(Elementwise):
+    """max(x, 0), NaN kept; the gradient at 0 is 0."""
+
+    name = "relu"
+
+    def expr(self, x):
+        return (x < 0.0).select(0.0, x)
+
+    def reference(self, x):
+        return (np.where(x < 0, np.zeros_like(x), x),)
+
+    def vjp(self, x, y, dy):
+        return ((y[0] > 0.0).select(dy[0], 0.0),)
+
+
+@dataclass(frozen=True)
+class Less(Comparison):
+    """a < b"""
+
+    name = "less"
+
+    def expr(self, a, b):
+        return a < b
+
+    def reference(self, a, b):
+        return (a < b,)
+
+
+@dataclass(frozen=True)
+class LessEqual(Comparison):
+    """a <= b"""
+
+    name = "less_equal"
+
+    def expr(self, a, b):
+        return a <= b
+
+    def reference(self, a, b):
+        return (a <= b,)
+
+
+@dataclass(frozen=True)
+class Equal(Comparison):
+    """a == b"""
+
+    name = "equal"
+
+    def expr(self, a, b):
+        return a.equal(b)
+
+    def reference(self, a, b):
+        return (a == b,)
+
+
+@dataclass(frozen=True)
+class And(Logical):
+    """a and b"""
+
+    name = "and"
+
+    def expr(self, a, b):
+        return a & b
+
+    def reference(self, a, b):
+        return (a & b,)
+
+
+@dataclass(frozen=True)
+class Or(Logical):
+    """a or b"""
+
+    name = "or"
+
+    def expr(self, a, b):
+        return a | b
+
+    def reference(self, a, b):
+        return (a | b,)
+
+
+@dataclass(frozen=True)
+class Not(Logical):
+    """not a"""
+
+    name = "not"
+
+    def expr(self, a):
+        return ~a
+
+    def reference(self, a):
+        return (~a,)
+
+
+@dataclass(frozen=True)
+class Select(Elementwise):
+    """a where the condition holds, else b"""
+
+    name = "select"
+
+    def check(self, *types: TensorType) -> None:
+        require(types[0].dtype == "i1", f"select needs an i1 condition, got {types[0]}")
+        require(types[1].dtype == types[2].dtype, f"select between {types[1]} and {types[2]}: element types differ")
+
+    def expr(self, c, a, b):
+        return c.select(a, b)
+
+    def reference(self, c, a, b):
+        return (np.where(c, a, b),)
+
+    def vjp(self, x, y, dy):
+        return None, x[0].select(dy[0], 0.0), x[0].select(0.0, dy[0])
+
+
+@dataclass(frozen=True)
+class Cast(Elementwise):
+    """x as another element type; f32 to an integer truncates towards zero, to i1 tells x != 0."""
+
+    name = "cast"
+    dtype: str
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        return (TensorType(self.dtype, x.shape),)
+
+    def expr(self, x):
+        return x.cast(self.dtype)
+
+    def reference(self, x):
+        return (x.astype(NUMPY[self.dtype]),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] if x[0].dtype == "f32" and self.dtype == "f32" else None,)

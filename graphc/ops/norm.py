@@ -1,0 +1,222 @@
+"""Normalisations and softmax: ops of their own so that passes can recognise them; all decompose into simpler ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphc.ir import Cost, Op, TensorType, dims, require
+
+
+def channels(v, x):
+    """A vector over the channels of x (dimension 1), shaped to broadcast against x."""
+    return v.reshape((1, -1) + (1,) * (len(x.shape) - 2))
+
+
+def check_channels(op: Op, x: TensorType, vectors: tuple[TensorType, ...]) -> None:
+    require(x.rank in (2, 3, 4), f"{op.name} needs an input of 2 to 4 dimensions, got {dims(x.shape)}")
+    for v in vectors:
+        require(
+            v.shape == (x.shape[1],), f"{op.name} expects {v.shape[0] if v.shape else 1} channels, got {x.shape[1]}"
+        )
+
+
+@dataclass(frozen=True)
+class BatchNorm(Op):
+    """(x - mean) / sqrt(var + eps) * weight + bias with the batch's own statistics a channel (Ioffe and Szegedy, 2015).
+
+    Also gives the next running mean and variance: (1 - momentum) * running + momentum * batch, the variance unbiased,
+    as PyTorch keeps them. `inference_mode` turns it into `BatchNormInference`.
+    """
+
+    name = "batch_norm"
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    def infer(self, x: TensorType, *vectors: TensorType) -> tuple[TensorType, ...]:
+        require(len(vectors) == 4, f"{self.name} takes x, weight, bias, running mean and running variance")
+        check_channels(self, x, vectors)
+        return x, vectors[2], vectors[3]
+
+    @staticmethod
+    def axes(x) -> tuple[int, ...]:
+        return tuple(d for d in range(len(x.shape)) if d != 1)
+
+    def next_statistics(self, x, mean, var, running_mean, running_var):
+        n = math.prod(x.shape) // x.shape[1]
+        keep, unbiased = 1.0 - self.momentum, self.momentum * (n / max(n - 1, 1))
+        return running_mean * keep + mean * self.momentum, running_var * keep + var * unbiased
+
+    def reference(self, x, weight, bias, running_mean, running_var):
+        axes = self.axes(x)
+        mean, var = x.mean(axes), x.var(axes)
+        y = (x - channels(mean, x)) / np.sqrt(channels(var, x) + self.eps) * channels(weight, x) + channels(bias, x)
+        return y.astype(x.dtype), *self.next_statistics(x, mean, var, running_mean, running_var)
+
+    def cost(self, x: TensorType, *_) -> Cost:
+        return Cost(other=8 * x.elements)
+
+    def statistics(self, x):
+        """Batch mean, x - mean, biased variance. Equal expressions in forward and backward are computed once."""
+        mean = x.mean(self.axes(x))
+        centred = x - channels(mean, x)
+        return mean, centred, (centred * centred).mean(self.axes(x))
+
+    def decompose(self, x, weight, bias, running_mean, running_var):
+        mean, centred, var = self.statistics(x)
+        scale = weight / (var + self.eps).sqrt()
+        y = centred * channels(scale, x) + channels(bias, x)
+        return y, *self.next_statistics(x, mean, var, running_mean, running_var)
+
+    def vjp(self, x, y, dy):
+        """dx = weight * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)), dweight = sum(dy * xhat), dbias = sum(dy).
+        Running statistics carry no gradient."""
+        image, weight, g = x[0], x[1], dy[0]
+        if g is None:
+            return (None,) * 5
+        n = image.type.elements // image.shape[1]
+        _, centred, var = self.statistics(image)
+        rstd = 1.0 / (var + self.eps).sqrt()
+        dbias = g.sum(self.axes(image))
+        dweight = (g * centred).sum(self.axes(image)) * rstd
+        inner = g - channels(dbias * (1.0 / n), image) - centred * channels(rstd * dweight * (1.0 / n), image)
+        return inner * channels(weight * rstd, image), dweight, dbias, None, None
+
+
+@dataclass(frozen=True)
+class BatchNormInference(Op):
+    """(x - mean) / sqrt(var + eps) * weight + bias with given (running) statistics."""
+
+    name = "batch_norm_inference"
+    eps: float = 1e-5
+
+    def infer(self, x: TensorType, *vectors: TensorType) -> tuple[TensorType, ...]:
+        require(len(vectors) == 4, f"{self.name} takes x, weight, bias, mean and variance")
+        check_channels(self, x, vectors)
+        return (x,)
+
+    def reference(self, x, weight, bias, mean, var):
+        scale = weight / np.sqrt(var + self.eps)
+        return (((x - channels(mean, x)) * channels(scale, x) + channels(bias, x)).astype(x.dtype),)
+
+    def cost(self, x: TensorType, *_) -> Cost:
+        return Cost(other=2 * x.elements)
+
+    def scale_shift(self, weight, bias, mean, var):
+        """Vectors with y = x * scale + shift."""
+        scale = weight / (var + self.eps).sqrt()
+        return scale, bias - mean * scale
+
+    def decompose(self, x, weight, bias, mean, var):
+        scale, shift = self.scale_shift(weight, bias, mean, var)
+        return (x * channels(scale, x) + channels(shift, x),)
+
+
+@dataclass(frozen=True)
+class Softmax(Op):
+    """exp(x - max) / sum(exp(x - max)) along `axis`"""
+
+    name = "softmax"
+    axis: int = -1
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        require(0 <= self.axis < x.rank, f"{self.name} along axis {self.axis} of {x.rank} dimensions")
+        require(x.dtype == "f32", f"{self.name} needs an f32 input, got {x}")
+        return (x,)
+
+    def reference(self, x):
+        e = np.exp(x - x.max(self.axis, keepdims=True))
+        return (e / e.sum(self.axis, keepdims=True),)
+
+    def cost(self, x: TensorType) -> Cost:
+        return Cost(other=5 * x.elements)
+
+    def decompose(self, x):
+        e = (x - x.max(self.axis, keepdim=True)).exp()
+        return (e / e.sum(self.axis, keepdim=True),)
+
+    def vjp(self, x, y, dy):
+        return (y[0] * (dy[0] - (dy[0] * y[0]).sum(self.axis, keepdim=True)),)
+
+
+@dataclass(frozen=True)
+class LogSoftmax(Op):
+    """x - max - log(sum(exp(x - max))) along `axis`"""
+
+    name = "log_softmax"
+    axis: int = -1
+
+    infer, cost = Softmax.infer, Softmax.cost
+
+    def reference(self, x):
+        shifted = x - x.max(self.axis, keepdims=True)
+        return (shifted - np.log(np.exp(shifted).sum(self.axis, keepdims=True)),)
+
+    def decompose(self, x):
+        shifted = x - x.max(self.axis, keepdim=True)
+        return (shifted - shifted.exp().sum(self.axis, keepdim=True).log(),)
+
+    def vjp(self, x, y, dy):
+        return (dy[0] - y[0].exp() * dy[0].sum(self.axis, keepdim=True),)
+
+
+@dataclass(frozen=True)
+class OneHot(Op):
+    """1 where the class index along the new last dimension equals the label (i32), else 0."""
+
+    name = "one_hot"
+    classes: int
+
+    def infer(self, labels: TensorType) -> tuple[TensorType, ...]:
+        require(labels.dtype == "i32", f"one_hot needs i32 labels, got {labels}")
+        return (TensorType("f32", (*labels.shape, self.classes)),)
+
+    def reference(self, labels):
+        return ((labels[..., None] == np.arange(self.classes)).astype(np.float64),)
+
+    def vjp(self, x, y, dy):
+        return (None,)
+
+    def lower(self, k) -> None:
+        at = k.axes(k.outputs[0].shape)
+        hit = k.index(at[-1]).equal(k.load(0, at[:-1]))
+        k.store(0, at, hit.select(k.const(1.0, "f32"), k.const(0.0, "f32")))
+        k.finish(at)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Op):
+    """-log_softmax(scores)[label] for each row: scores [N, C] and labels i32 [N] give losses [N]."""
+
+    name = "cross_entropy"
+
+    def infer(self, scores: TensorType, labels: TensorType) -> tuple[TensorType, ...]:
+        require(scores.rank == 2 and scores.dtype == "f32", f"cross_entropy needs f32 scores NxC, got {scores}")
+        require(labels.dtype == "i32", f"cross_entropy needs i32 labels, got {labels}")
+        require(
+            labels.shape == scores.shape[:1],
+            f"cross_entropy: scores {dims(scores.shape)} need {scores.shape[0]} labels, got {dims(labels.shape)}",
+        )
+        return (TensorType("f32", labels.shape),)
+
+    def reference(self, scores, labels):
+        logp = LogSoftmax(1).reference(scores)[0]
+        inside = (labels >= 0) & (labels < scores.shape[1])
+        picked = np.take_along_axis(logp, np.where(inside, labels, 0)[:, None].astype(np.int64), 1)[:, 0]
+        return (np.where(inside, -picked, math.nan),)
+
+    def cost(self, scores: TensorType, labels: TensorType) -> Cost:
+        return Cost(other=6 * scores.elements)
+
+    def decompose(self, scores, labels):
+        onehot = labels.apply(OneHot(scores.shape[1]))
+        top = scores.max(1, keepdim=True)
+        total = (scores - top).exp().sum(1).log()
+        return (total - ((scores - top) * onehot).sum(1),)
+
+    def vjp(self, x, y, dy):
+        scores, labels = x
+        onehot = labels.apply(OneHot(scores.shape[1]))
+        return (scores.apply(Softmax(1)) - onehot) * dy[0].reshape(-1, 1), None

@@ -1,0 +1,463 @@
+"""Symbolic tensors: what user code, gradients and decompositions compute with. Every operation makes a graph node.
+
+A `Tensor` knows the node that made it and the tensors that node read, so any set of tensors *is* a graph;
+`graph_of` writes it down in order, and `lift` turns a graph's values back into tensors, which makes a pass an
+interpreter: walk the nodes, compute with tensors, write the result down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+
+import numpy as np
+
+from graphc.ir import Graph, GraphcError, Node, Op, ShapeError, TensorType, Value, make_node, origin
+
+from . import elementwise as ew
+from .contraction import MatMul
+from .reduce import ArgMax, Max, Sum
+from .shape import Concat, Constant, Expand, Reshape, Slice, Transpose
+
+_serial = count()
+
+
+class Tensor:
+    """A symbolic tensor: `shape`, `dtype`, NumPy-style broadcasting operators, no numbers.
+
+    `kind` is "input", "weight" or "state" for leaves and "" for results of a node.
+    """
+
+    __slots__ = ("data", "kind", "node", "parents", "serial", "trainable", "value")
+    __array_ufunc__ = None  # ndarray + Tensor calls Tensor.__radd__
+
+    def __init__(
+        self,
+        value: Value,
+        node: Node | None = None,
+        parents: tuple[Tensor, ...] = (),
+        kind: str = "",
+        data: object = None,
+        trainable: bool = False,
+    ):
+        self.value, self.node, self.parents, self.kind = value, node, parents, kind
+        self.data, self.trainable, self.serial = data, trainable, next(_serial)
+
+    @property
+    def type(self) -> TensorType:
+        return self.value.type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.type.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.value.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        made = f" = {self.node.op.name}(...)" if self.node else ""
+        return f"Tensor({self.value.name or self.kind or 'result'}: {self.type}{made})"
+
+    def __bool__(self) -> bool:
+        raise TypeError("a symbolic tensor has no truth value: the graph is static. Use where(condition, a, b)")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(self.shape[0]))
+
+    def apply(self, op: Op, *others: Tensor | float):
+        """`op` with this tensor as its first operand."""
+        return apply(op, self, *others)
+
+    # arithmetic, broadcasting as NumPy does
+    def __add__(self, y):
+        return apply(ew.Add(), self, y)
+
+    def __radd__(self, y):
+        return apply(ew.Add(), y, self)
+
+    def __sub__(self, y):
+        return apply(ew.Sub(), self, y)
+
+    def __rsub__(self, y):
+        return apply(ew.Sub(), y, self)
+
+    def __mul__(self, y):
+        return apply(ew.Mul(), self, y)
+
+    def __rmul__(self, y):
+        return apply(ew.Mul(), y, self)
+
+    def __truediv__(self, y):
+        return apply(ew.Div(), self, y)
+
+    def __rtruediv__(self, y):
+        return apply(ew.Div(), y, self)
+
+    def __neg__(self):
+        return apply(ew.Neg(), self)
+
+    def __abs__(self):
+        return apply(ew.Abs(), self)
+
+    def __pow__(self, y):
+        return power(self, y)
+
+    def __rpow__(self, base):
+        return (self * float(np.log(base))).exp()
+
+    def __matmul__(self, y):
+        return matmul(self, y)
+
+    def __lt__(self, y):
+        return apply(ew.Less(), self, y)
+
+    def __le__(self, y):
+        return apply(ew.LessEqual(), self, y)
+
+    def __gt__(self, y):
+        return apply(ew.Less(), y, self)
+
+    def __ge__(self, y):
+        return apply(ew.LessEqual(), y, self)
+
+    def equal(self, y) -> Tensor:
+        return apply(ew.Equal(), self, y)
+
+    def __invert__(self):
+        return apply(ew.Not(), self)
+
+    def __and__(self, y):
+        return apply(ew.And(), self, y)
+
+    def __or__(self, y):
+        return apply(ew.Or(), self, y)
+
+    def exp(self) -> Tensor:
+        return apply(ew.Exp(), self)
+
+    def log(self) -> Tensor:
+        return apply(ew.Log(), self)
+
+    def sqrt(self) -> Tensor:
+        return apply(ew.Sqrt(), self)
+
+    def tanh(self) -> Tensor:
+        return apply(ew.Tanh(), self)
+
+    def erf(self) -> Tensor:
+        return apply(ew.Erf(), self)
+
+    def sigmoid(self) -> Tensor:
+        return apply(ew.Sigmoid(), self)
+
+    def relu(self) -> Tensor:
+        return apply(ew.Relu(), self)
+
+    def floor(self) -> Tensor:
+        return apply(ew.Floor(), self)
+
+    def maximum(self, y) -> Tensor:
+        return apply(ew.Maximum(), self, y)
+
+    def minimum(self, y) -> Tensor:
+        return apply(ew.Minimum(), self, y)
+
+    def select(self, then, other) -> Tensor:
+        """`then` where this (an i1 tensor) is true, else `other`."""
+        return apply(ew.Select(), self, then, other)
+
+    def cast(self, dtype: str) -> Tensor:
+        return self if dtype == self.dtype else apply(ew.Cast(dtype), self)
+
+    # reductions; `axes` None means all
+    def sum(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        axes = normal_axes(axes, self.ndim)
+        return apply(Sum(axes, keepdim), self) if axes else self
+
+    def mean(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        n = int(np.prod([self.shape[a] for a in normal_axes(axes, self.ndim)]))
+        return self.sum(axes, keepdim) * (1.0 / max(n, 1))
+
+    def max(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        axes = normal_axes(axes, self.ndim)
+        return apply(Max(axes, keepdim), self) if axes else self
+
+    def min(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        return -((-self).max(axes, keepdim))
+
+    def argmax(self, axis: int = -1) -> Tensor:
+        """Index of the greatest element along `axis` (the first among equals), i32."""
+        return apply(ArgMax(axis % self.ndim), self)
+
+    # shape
+    def reshape(self, *shape: int | Sequence[int]) -> Tensor:
+        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        wanted = resolve_shape(self.shape, wanted)
+        return self if wanted == self.shape else apply(Reshape(wanted), self)
+
+    def flatten(self, start: int = 0, end: int = -1) -> Tensor:
+        start, end = start % max(self.ndim, 1), end % max(self.ndim, 1)
+        return self.reshape(*self.shape[:start], -1, *self.shape[end + 1 :])
+
+    def transpose(self, *axes: int | Sequence[int]) -> Tensor:
+        """The axes in the order given; reversed if none is."""
+        order = tuple(axes[0]) if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        order = tuple(a % self.ndim for a in order) or tuple(reversed(range(self.ndim)))
+        return self if order == tuple(range(self.ndim)) else apply(Transpose(order), self)
+
+    @property
+    def T(self) -> Tensor:
+        return self.transpose()
+
+    def expand(self, *shape: int | Sequence[int]) -> Tensor:
+        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        return self if wanted == self.shape else apply(Expand(tuple(wanted)), self)
+
+    def __getitem__(self, key) -> Tensor:
+        return subscript(self, key)
+
+
+def apply(op: Op, *operands: Tensor | float | np.ndarray) -> Tensor | tuple[Tensor, ...]:
+    """The result tensor of `op` (a tuple where it has several). Numbers and arrays become constants."""
+    tensors = lift_constants(operands)
+    node = make_node(op, tuple(t.value for t in tensors))
+    results = tuple(Tensor(v, node, tensors) for v in node.outputs)
+    return results[0] if len(results) == 1 else results
+
+
+def lift_constants(operands: Sequence) -> tuple[Tensor, ...]:
+    """Operands as tensors; a bare number takes the element type of the first tensor (booleans aside)."""
+    dtype = next((t.dtype for t in operands if isinstance(t, Tensor) and t.dtype != "i1"), "f32")
+    return tuple(t if isinstance(t, Tensor) else constant(t, dtype) for t in operands)
+
+
+def constant(value, dtype: str | None = None) -> Tensor:
+    """A constant tensor from a number, nested sequence or array."""
+    array = np.asarray(value)
+    if dtype is None:
+        dtype = {"b": "i1", "i": "i32", "u": "u8" if array.dtype == np.uint8 else "i32", "f": "f32"}[array.dtype.kind]
+    return apply(Constant.of(array, dtype))
+
+
+def leaf(kind: str, name: str, type: TensorType, data: object = None, trainable: bool = False) -> Tensor:
+    """An input, weight or state tensor. `data`: its array, or anything with `array()`."""
+    return Tensor(Value(type, name), kind=kind, data=data, trainable=trainable)
+
+
+_unnamed = count()
+
+
+def input(shape: Sequence[int], name: str | None = None, dtype: str = "f32") -> Tensor:
+    """A graph input. Inputs keep the order they are made in."""
+    return leaf("input", name or f"input{next(_unnamed)}", TensorType(dtype, tuple(shape)))
+
+
+def normal_axes(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Axes as sorted non-negative numbers; None means all."""
+    if axes is None:
+        return tuple(range(rank))
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    for a in axes:
+        if not -rank <= a < rank:
+            raise ShapeError(f"axis {a} is out of range for a tensor of {rank} dimensions")
+    return tuple(sorted({a % rank for a in axes}))
+
+
+def resolve_shape(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
+    """A requested shape with its -1, if any, filled in."""
+    wanted = tuple(int(n) for n in wanted)
+    known = int(np.prod([n for n in wanted if n != -1]))
+    total = int(np.prod(shape))
+    if wanted.count(-1) == 1 and known and total % known == 0:
+        wanted = tuple(total // known if n == -1 else n for n in wanted)
+    return wanted
+
+
+def power(x: Tensor, y) -> Tensor:
+    """x ** y. Small integer exponents multiply, 0.5 is a square root, the rest is exp(y * log(x)) (NaN for x < 0)."""
+    if isinstance(y, Tensor):
+        return (x.log() * y).exp()
+    y = float(y)
+    if y.is_integer() and 0 <= abs(y) <= 64:
+        result, square, n = None, x, int(abs(y))
+        while n:
+            if n & 1:
+                result = square if result is None else result * square
+            n >>= 1
+            if n:
+                square = square * square
+        result = constant(1.0).expand(x.shape) if result is None else result
+        return 1.0 / result if y < 0 else result
+    if abs(y) == 0.5:
+        return x.sqrt() if y > 0 else 1.0 / x.sqrt()
+    return (x.log() * y).exp()
+
+
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """Matrix product with NumPy's rules for vectors and batches."""
+    left, right = x.ndim == 1, y.ndim == 1
+    x = x.reshape(1, -1) if left else x
+    y = y.reshape(-1, 1) if right else y
+    batch = tuple(np.broadcast_shapes(x.shape[:-2], y.shape[:-2])) if x.ndim > 2 or y.ndim > 2 else ()
+    x = x.reshape(*(1,) * (len(batch) + 2 - x.ndim), *x.shape).expand(*batch, *x.shape[-2:])
+    y = y.reshape(*(1,) * (len(batch) + 2 - y.ndim), *y.shape).expand(*batch, *y.shape[-2:])
+    out = apply(MatMul(), x, y)
+    shape = batch + (() if left else (out.shape[-2],)) + (() if right else (out.shape[-1],))
+    return out.reshape(shape)
+
+
+def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """The tensors one after the other along `axis`."""
+    return apply(Concat(axis % tensors[0].ndim), *tensors) if len(tensors) > 1 else tensors[0]
+
+
+def subscript(x: Tensor, key) -> Tensor:
+    """x[key] for integers, slices with positive steps, `...` and None (a new axis)."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    used = sum(k is not None and k is not Ellipsis for k in keys)
+    if used > x.ndim:
+        raise ShapeError(f"{used} indices for a tensor of {x.ndim} dimensions")
+    if Ellipsis not in keys:
+        keys.append(Ellipsis)
+    at = keys.index(Ellipsis)
+    keys[at : at + 1] = [slice(None)] * (x.ndim - used)
+    starts, stops, steps, shape, dim = [], [], [], [], 0
+    for k in keys:
+        if k is None:
+            shape.append(1)
+            continue
+        size = x.shape[dim]
+        dim += 1
+        if isinstance(k, slice):
+            start, stop, step = k.indices(size)
+            if step < 1:
+                raise ShapeError("slices need a positive step")
+            stop = max(start, stop)
+            shape.append(-(-(stop - start) // step))
+        else:
+            if not -size <= int(k) < size:
+                raise ShapeError(f"index {k} is out of range for dimension {dim - 1} of extent {size}")
+            start, step = int(k) % size, 1
+            stop = start + 1
+        starts.append(start)
+        stops.append(stop)
+        steps.append(step)
+    whole = (tuple(starts), tuple(stops), tuple(steps)) == ((0,) * x.ndim, x.shape, (1,) * x.ndim)
+    out = x if whole else apply(Slice(tuple(starts), tuple(stops), tuple(steps)), x)
+    return out.reshape(shape)
+
+
+def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The adjoint of broadcasting: x summed over the dimensions that `shape` lacks or has as 1."""
+    extra = x.ndim - len(shape)
+    axes = [a for a in range(x.ndim) if a < extra or (shape[a - extra] == 1 and x.shape[a] != 1)]
+    return (x.sum(axes, keepdim=True) if axes else x).reshape(shape)
+
+
+# Graphs from tensors and back
+
+
+def graph_of(
+    name: str,
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor] | None = None,
+    updates: Sequence[tuple[Tensor, Tensor]] = (),
+    leaves: Sequence[Tensor] = (),
+) -> Graph:
+    """The graph that computes `outputs` and the new values in `updates`; what neither needs is left out.
+
+    `inputs` fixes the order (default: the order they were made in) and keeps unused ones; `leaves` are weights and
+    state kept although nothing reads them.
+    """
+    roots = [*outputs, *(t for pair in updates for t in pair)]
+    reached = reachable([*roots, *leaves, *(inputs or ())])
+    found = {k: [t for t in reached if t.kind == k] for k in ("input", "weight", "state")}
+    if inputs is None:
+        inputs = found["input"]
+    elif missing := [t for t in found["input"] if t not in set(inputs)]:
+        raise GraphcError(f"graph {name} reads {missing[0]!r}, which is not among its inputs")
+    stored = found["weight"] + found["state"]
+    return Graph(
+        name,
+        tuple(t.value for t in inputs),
+        tuple(t.value for t in found["weight"]),
+        tuple(t.value for t in found["state"]),
+        tuple(dict.fromkeys(t.node for t in reached if t.node)),
+        tuple(t.value for t in outputs),
+        tuple((target.value, new.value) for target, new in updates),
+        frozenset(t.value.name for t in found["weight"] if not t.trainable),
+        {t.value.name: t.data for t in stored if t.data is not None},
+    )
+
+
+def reachable(roots: Sequence[Tensor]) -> list[Tensor]:
+    """Every tensor the roots depend on, in the order they were made."""
+    seen: set[Tensor] = set()
+    stack = list(roots)
+    while stack:
+        t = stack.pop()
+        if t not in seen:
+            seen.add(t)
+            stack.extend(t.parents)
+    return sorted(seen, key=lambda t: t.serial)
+
+
+def lift_leaves(graph: Graph) -> dict[Value, Tensor]:
+    """A tensor for each leaf of the graph."""
+    kinds = {"input": graph.inputs, "weight": graph.weights, "state": graph.state}
+    return {
+        v: Tensor(v, kind=kind, data=graph.data.get(v.name), trainable=kind == "weight" and v.name not in graph.frozen)
+        for kind, values in kinds.items()
+        for v in values
+    }
+
+
+Rule = Callable[[Node, tuple[Tensor, ...]], "Sequence[Tensor] | None"]
+
+
+def interpret(graph: Graph, rule: Rule, keep_leaves: bool = True) -> Graph:
+    """Rebuild a graph node by node. `rule(node, inputs)` gives the tensors that replace the node's results, or None to
+    keep the node. The same graph object comes back if nothing changed and nothing was dead."""
+    env, changed = lift_leaves(graph), False
+    leaves = list(env.values())
+    for node in graph.nodes:
+        inputs = tuple(env[v] for v in node.inputs)
+        with origin(node):
+            results = rule(node, inputs)
+            if results is None:
+                results = keep(node, inputs)
+            else:
+                changed = True
+        env.update(zip(node.outputs, results, strict=True))
+    new = graph_of(
+        graph.name,
+        [env[v] for v in graph.outputs],
+        [env[v] for v in graph.inputs],
+        [(env[target], env[value]) for target, value in graph.updates],
+        leaves if keep_leaves else (),
+    )
+    return new if changed or len(new.nodes) < len(graph.nodes) or len(new.leaves) < len(graph.leaves) else graph
+
+
+def keep(node: Node, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The node's results over possibly new inputs: the very node if none of its inputs changed."""
+    if tuple(t.value for t in inputs) == node.inputs:
+        return tuple(Tensor(v, node, inputs) for v in node.outputs)
+    results = apply(node.op, *inputs)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def lift(graph: Graph) -> Mapping[Value, Tensor]:
+    """A tensor for every value of the graph."""
+    env = lift_leaves(graph)
+    for node in graph.nodes:
+        env.update(zip(node.outputs, keep(node, tuple(env[v] for v in node.inputs)), strict=True))
+    return env
