@@ -1,0 +1,59 @@
+/* What the generated program.c tells the runtime about one compiled network: tensors, weights, kernels per CPU level,
+ * test vectors. All of it is constant and lies in read-only data; nothing here is parsed or copied at start. */
+#ifndef GRAPHC_PROGRAM_H
+#define GRAPHC_PROGRAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MAX_RANK = 8, ALIGNMENT = 64 };
+
+enum dtype { F32, U8, I32 };
+
+struct tensor {
+    const char *name;
+    enum dtype dtype;
+    int rank;
+    int64_t shape[MAX_RANK];
+};
+
+/* One bit of CPUID: register 0..3 are EAX EBX ECX EDX; os_state are the bits of XCR0 that the system must have enabled. */
+struct feature {
+    const char *name;
+    uint32_t leaf, subleaf;
+    uint8_t reg, bit, os_state;
+};
+
+typedef int run_function(const void *weights, void *state, const void *const *inputs, void *const *outputs, void *arena,
+                         int threads);
+
+struct cpu_object {
+    const char *level;
+    const struct feature *needs;
+    int need_count;
+    run_function *run;
+};
+
+struct program {
+    const char *name, *version, *target, *summary;
+    const struct tensor *inputs, *outputs;
+    int input_count, output_count;
+    const unsigned char *weights, *state, *vectors;
+    size_t weight_bytes, state_bytes, arena_bytes;
+    uint32_t weight_crc;
+    const struct cpu_object *objects; /* most demanding first */
+    int object_count;
+    const char *const *labels;
+    int label_count;
+    const size_t *vector_offsets; /* per vector: every input, then every output, as offsets into vectors */
+    int vector_count;
+    int threads; /* default of --threads; 0: every CPU the process may use */
+};
+
+extern const struct program program;
+
+/* cpu.c: the best object this CPU can run. NULL: none; missing then says what the least demanding object lacks. */
+const struct cpu_object *choose_object(char *missing, size_t missing_size);
+
+#endif

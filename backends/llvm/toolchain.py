@@ -1,0 +1,95 @@
+"""Finds a C compiler that can link a static program, and calls it.
+
+Enters: source and object files in a folder. Leaves: one stripped static executable, or a BuildError with the remedy.
+`cc` (or gcc, clang) is taken where it really links with -static; else the `ziglang` package, which carries a C library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from graphc.ir import GraphcError
+
+C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-no-pie", "-fno-pie", "-pthread", "-s")
+ZIG_ARCH = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+INSTALL = 'pip install "graphc-compiler[toolchain]"  (or install a C compiler: cc, gcc or clang)'
+
+
+class BuildError(GraphcError):
+    """A program could not be built: no linker, a failing one, or a place that cannot be written."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler and linker: `name` is "cc" or "zig", `command` the start of its command line."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def find(choice: str | None = None, arch: str | None = None) -> Toolchain:
+    """The toolchain for `arch` (x86_64, aarch64; None: this machine). `choice` "cc" or "zig" forces one.
+
+    Raises BuildError where there is none, ValueError for another choice.
+    """
+    here = _arch(platform.machine())
+    arch = here if arch is None else _arch(arch)
+    if choice not in (None, "cc", "zig"):
+        raise ValueError(f'no linker {choice!r}\n  expected "cc", "zig" or None')
+    if choice != "zig" and arch == here:
+        for name in ("cc", "gcc", "clang"):
+            path = shutil.which(name)
+            if path and links_static(path):
+                return Toolchain("cc", (path,))
+    if choice != "cc" and importlib.util.find_spec("ziglang") is not None:
+        return Toolchain("zig", (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl"))
+    raise BuildError(f"{_missing(choice, arch, here)}\n  {INSTALL}")
+
+
+def _arch(machine: str) -> str:
+    return ZIG_ARCH.get(machine.lower(), machine)
+
+
+def _missing(choice: str | None, arch: str, here: str) -> str:
+    if choice == "zig":
+        return "no linker: the ziglang package is not installed"
+    if choice == "cc" and arch != here:
+        return f'no linker: "cc" builds for {here} only\n  expected a program for {arch}, which ziglang can link'
+    if choice == "cc":
+        return "no linker: no C compiler here links with -static\n  expected cc, gcc or clang with a static C library"
+    return "no linker: found neither a C compiler that links with -static nor the ziglang package"
+
+
+@lru_cache
+def links_static(path: str) -> bool:
+    """Whether this compiler links a static program; some systems have the compiler without the static C library."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "empty.c")
+        source.write_text("int main(void) { return 0; }\n")
+        command = [path, *C_FLAGS, str(source), "-o", str(source.with_suffix(""))]
+        try:
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
+
+
+def link(toolchain: Toolchain, files: Sequence[str], folder: Path, output: str) -> None:
+    """Compiles and links `files` (names in `folder`, the working folder) into the static executable `output`."""
+    command = [*toolchain.command, *C_FLAGS, *files, "-o", output]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise BuildError(f"the linker {toolchain.command[0]} does not start: {error.strerror}\n  {INSTALL}") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()[-20:]
+        text = "\n  ".join(["linking the program failed", f"{toolchain.name} ended with {done.returncode}:", *lines])
+        raise BuildError(text)
