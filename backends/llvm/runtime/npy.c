@@ -12,14 +12,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* f: IEEE, i: signed, u: unsigned and bool. */
+/* f: IEEE, i: signed, u: unsigned, b: true or false. */
 struct source {
     const char *descr;
     char kind;
     int bytes;
 };
 
-static const struct source sources[] = {{"<f4", 'f', 4}, {"<f8", 'f', 8}, {"|u1", 'u', 1}, {"|b1", 'u', 1},
+static const struct source sources[] = {{"<f4", 'f', 4}, {"<f8", 'f', 8}, {"|u1", 'u', 1}, {"|b1", 'b', 1},
                                         {"|i1", 'i', 1}, {"<u2", 'u', 2}, {"<i2", 'i', 2}, {"<u4", 'u', 4},
                                         {"<i4", 'i', 4}, {"<i8", 'i', 8}};
 
@@ -72,7 +72,7 @@ static bool extent(struct cursor *cursor, int64_t *value) {
             return false;
         *value = 10 * *value + (*cursor->at - '0');
     }
-    return cursor->at > start;
+    return cursor->at > start && (*start != '0' || cursor->at == start + 1);
 }
 
 static bool shape(struct cursor *cursor, struct header *header) {
@@ -133,7 +133,7 @@ static bool read_header(const char *where, struct cursor *cursor, struct header 
     prefix = version == 1 ? 10 : 12;
     if (left < prefix)
         return fail(error, "%s: .npy file is cut off in its header", where);
-    if (version < 1 || version > 3)
+    if (version < 1 || version > 3 || cursor->at[7] != 0)
         return fail(error, "%s: .npy format version %d.%d, expected 1.0, 2.0 or 3.0", where, version, cursor->at[7]);
     for (size_t i = prefix; i > 8; i--)
         size = size << 8 | cursor->at[i - 1];
@@ -170,6 +170,8 @@ static const struct source *find_source(const char *where, const struct header *
 static int64_t integer_at(const struct source *source, const unsigned char *at) {
     uint64_t bits = 0;
     memcpy(&bits, at, (size_t)source->bytes);
+    if (source->kind == 'b')
+        return bits != 0;
     if (source->kind == 'u' || source->bytes == 8)
         return (int64_t)bits;
     uint64_t sign = (uint64_t)1 << (8 * source->bytes - 1);
