@@ -1,0 +1,93 @@
+"""From LLVM IR to machine code: optimise, assemble into an object file, load it into this process.
+
+What enters: a module (llvmlite's, or text) and a target. What leaves: the bytes of a relocatable object, which an
+executable links and this process loads just as they are, so both run the same instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+from threading import Lock
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from .target import Target
+
+_once = Lock()
+_numbers = count()
+
+
+@lru_cache(maxsize=1)
+def _initialise() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+@lru_cache(maxsize=1)
+def _linker() -> llvm.orcjit.LLJIT:
+    return llvm.create_lljit_compiler(use_jit_link=True)
+
+
+def _machine(target: Target) -> llvm.TargetMachine:
+    with _once:
+        _initialise()
+    made = llvm.Target.from_triple(target.triple)
+    # position independent and small: links into a static executable, and loads anywhere here
+    return made.create_target_machine(target.cpu, target.features, opt=3, reloc="pic", codemodel="small")
+
+
+def _optimised(module: ir.Module | str, target: Target, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    parsed = llvm.parse_assembly(str(module))
+    parsed.triple = target.triple
+    parsed.data_layout = str(machine.target_data)
+    parsed.verify()
+    # loops are emitted as explicit vectors, tiled and unrolled where that pays: LLVM's own guesses only spill
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_unrolling = options.loop_interleaving = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(parsed, builder)
+    return parsed
+
+
+def compile_object(module: ir.Module | str, target: Target) -> bytes:
+    """The module as a relocatable object file for `target`. Invalid IR raises RuntimeError with LLVM's words."""
+    machine = _machine(target)
+    return machine.emit_object(_optimised(module, target, machine))
+
+
+def assembly(module: ir.Module | str, target: Target) -> str:
+    """The module's machine code as assembly text."""
+    machine = _machine(target)
+    return machine.emit_assembly(_optimised(module, target, machine))
+
+
+def optimised(module: ir.Module | str, target: Target) -> str:
+    """The module as LLVM IR after optimisation, as text."""
+    return str(_optimised(module, target, _machine(target)))
+
+
+class Loaded:
+    """Object code in this process. Its memory goes when the object does, so nothing may run in it by then."""
+
+    def __init__(self, objects: Sequence[bytes], symbols: Sequence[str]):
+        library = llvm.JITLibraryBuilder()
+        for data in objects:
+            library.add_object_img(data)
+        library.add_current_process()
+        for symbol in symbols:
+            library.export_symbol(symbol)
+        with _once:
+            self._tracker = library.link(_linker(), f"graphc.{next(_numbers)}")
+
+    def address(self, symbol: str) -> int:
+        """The address of one of the symbols asked for."""
+        return self._tracker[symbol]
+
+
+def load_object(objects: Sequence[bytes], symbols: Sequence[str]) -> Loaded:
+    """Object files linked into this process; `symbols` are the ones whose addresses will be wanted."""
+    return Loaded(objects, symbols)

@@ -1,0 +1,452 @@
+"""Scalar expressions as LLVM values: one element, or one vector of elements along a lanes axis.
+
+What enters: the expression trees of a *flattened* kernel (every index is one element offset into the physical array),
+and where the loop axes stand. What leaves: SSA values. All code is straight-line: a guard becomes a select whose body
+loads from a safe place, so a value once computed stays valid to the end of the block.
+
+Semantics fixed here, equal on every target:
+- max and min give NaN when an operand is NaN, as PyTorch does;
+- idiv and imod round toward minus infinity; a divisor of zero counts as one;
+- shr shifts zeros in (the random generators need it); shifts are by less than the width;
+- cast to integer truncates and saturates, NaN gives 0; cast to u8 keeps the low byte; cast to i1 is `!= 0`.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from llvmlite import ir
+
+from graphc.schedule.expr import Aff, Bound, E
+from graphc.schedule.layout import Buffer
+
+from . import math as vector_math
+from .emit import (
+    F32, I1, I8, I32, I64, MEMORY, PTR, SIZE, Number, affine, const, element_of, i64, intrinsic, iota, lanes_of, like,
+    load_, overload, poison, splat, store_, vec,
+)  # fmt: skip
+from .target import Target
+
+REGISTER = {"f32": F32, "i32": I32, "u8": I8, "i1": I1}  # how an element of each dtype is held as a value
+UNBOUNDED = 1 << 62
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """`axis` takes the values env[axis] + 0 .. width-1, one a lane. `mask`: <width x i1>, the lanes that exist; None
+    means all. What the others hold is unspecified, but they touch no memory that is not the buffer's."""
+
+    axis: str
+    width: int
+    mask: ir.Value | None = None
+
+
+class Values:
+    """Evaluates expression trees at one point, or one vector of points, of a kernel's axes.
+
+    `pointers` are the buffers' first elements; `env` says where each axis stands (an int where known, else i64);
+    `temps` holds reductions' results and `acc`. `extents` of the axes (or the range that one stays in), where given,
+    lets guards and loads be decided without a test. Results are kept for each node, so make a new object when the builder moves to another block.
+    """
+
+    def __init__(
+        self,
+        b: ir.IRBuilder,
+        buffers: Mapping[str, Buffer],
+        pointers: Mapping[str, ir.Value],
+        env: Mapping[str, Number],
+        target: Target,
+        lanes: Lanes | None = None,
+        temps: Mapping[str, ir.Value] | None = None,
+        extents: Mapping[str, int | range] | None = None,
+    ):
+        self.b, self.buffers, self.pointers, self.env, self.target = b, buffers, pointers, env, target
+        self.lanes, self.temps, self.extents = lanes, temps or {}, extents or {}
+        self._memo: ChainMap[E, ir.Value] = ChainMap()
+        # what the guards around the present expression demand: of all lanes together, and of each lane
+        self._uniform: ir.Value | None = None
+        self._lanewise: ir.Value | None = None
+
+    # results
+
+    def value(self, e: E) -> ir.Value:
+        """`e` as a scalar where it is equal in all lanes, else as a vector."""
+        found = self._memo.get(e)
+        if found is None:
+            rule = _RULES.get(e.op, Values._arithmetic)
+            found = self._memo[e] = rule(self, e)
+        return found
+
+    def vector(self, e: E) -> ir.Value:
+        """`e` as a vector, whether or not the lanes are equal."""
+        return self.widen(self.value(e))
+
+    def widen(self, x: ir.Value) -> ir.Value:
+        return splat(self.b, x, self.lanes.width) if self.lanes and lanes_of(x) is None else x
+
+    def store(self, buffer: str, index: Aff | E, value: ir.Value) -> None:
+        """`buffer[index] = value` for one element, or for the lanes that exist: a vector where the index has unit
+        stride, a scatter where it has another."""
+        if self.buffers[buffer].dtype == "i1":
+            value = self.b.zext(value, like(I8, lanes_of(value)))
+        pointer, stride = self.pointers[buffer], self._stride(index)
+        if stride == 0:
+            if lanes_of(value):
+                raise ValueError(f"a vector cannot be stored into one element of {buffer} (index {index})")
+            store_(self.b, value, pointer, self._first(index))
+        elif stride == 1:
+            store_(self.b, self.widen(value), pointer, self._first(index), self.lanes.mask)
+        else:
+            self._scatter(self.buffers[buffer], pointer, index, stride, self.widen(value))
+
+    # leaves
+
+    def _const(self, e: E) -> ir.Value:
+        return const(REGISTER[e.dtype], e.attr)
+
+    def _temp(self, e: E) -> ir.Value:
+        return self.temps[e.attr]
+
+    def _axis(self, e: E) -> ir.Value:
+        return self._lane_values(e.attr) if self._stride(e.attr) else self._cut(affine(self.b, e.attr, self.env))
+
+    def _load(self, e: E) -> ir.Value:
+        name, (index,) = e.attr
+        buffer, pointer, stride = self.buffers[name], self.pointers[name], self._stride(index)
+        element, safe = MEMORY[buffer.dtype], self._inside(index, buffer)
+        if stride == 0:
+            got = load_(self.b, pointer, element, None, self._clamped(self._first(index), safe, lanewise=True))
+        elif stride == 1 and (safe or self._lanewise is None):
+            mask = None if safe else self.lanes.mask
+            got = load_(self.b, pointer, element, self.lanes.width, self._clamped(self._first(index), safe), mask)
+        elif stride == 1:
+            got = load_(self.b, pointer, element, self.lanes.width, self._first(index), self._mask())
+        else:
+            got = self._gather(buffer, pointer, index, stride, None if safe else self._mask())
+        return self.b.icmp_unsigned("!=", got, const(got.type, 0)) if buffer.dtype == "i1" else got
+
+    # guards
+
+    def _guard(self, e: E) -> ir.Value:
+        body, fill = e.args
+        open_: list[tuple[Bound, int, int]] = []
+        for aff, lo, hi in e.attr:
+            least, most = self._span(aff)
+            if most < lo or least >= hi:
+                return self.value(fill)
+            if least < lo or most >= hi:
+                open_.append(((aff, lo, hi), least, most))
+        if not open_:
+            return self.value(body)
+        inner = copy.copy(self)
+        inner._memo = self._memo.new_child()
+        conditions = [self._bound(*item) for item in open_]
+        for condition in conditions:
+            field = "_lanewise" if lanes_of(condition) else "_uniform"
+            before = getattr(inner, field)
+            setattr(inner, field, condition if before is None else self.b.and_(before, condition))
+        return _select(self.b, reduce(lambda x, y: self.b.and_(*_match(self.b, x, y)), conditions),
+                       inner.value(body), self.value(fill))  # fmt: skip
+
+    def _bound(self, bound: Bound, least: int, most: int) -> ir.Value:
+        """lo <= aff < hi, as i1 or a mask; the half that is sure to hold is left out."""
+        aff, lo, hi = bound
+        if self._stride(aff):
+            x = self._lane_values(aff)
+        else:
+            x = self._cut(affine(self.b, aff, self.env))
+        if least >= lo:
+            return self.b.icmp_signed("<", x, const(x.type, hi))
+        if most < hi:
+            return self.b.icmp_signed(">=", x, const(x.type, lo))
+        return self.b.icmp_unsigned("<", self.b.sub(x, const(x.type, lo)), const(x.type, hi - lo))
+
+    def _span(self, aff: Aff, over: bool = False) -> tuple[int, int]:
+        """Least and greatest value of `aff` over the lanes; with `over`, over those too that do not exist."""
+        least = most = aff.const
+        for axis, coef in aff.terms:
+            first, last = self._axis_span(axis, over)
+            least += min(coef * first, coef * last)
+            most += max(coef * first, coef * last)
+        return least, most
+
+    def _axis_span(self, axis: str, over: bool) -> tuple[int, int]:
+        at, extent = self.env[axis], self.extents.get(axis)
+        stays_in = range(extent) if isinstance(extent, int) else extent
+        lanes = self.lanes if self.lanes and self.lanes.axis == axis else None
+        beyond = lanes.width - 1 if lanes else 0
+        if isinstance(at, int):
+            last = at + beyond
+            return at, last if over or extent is None or not lanes or lanes.mask is None else min(last, stays_in[-1])
+        if extent is None:
+            return -UNBOUNDED, UNBOUNDED
+        return stays_in[0], stays_in[-1] + (beyond if over and lanes and lanes.mask is not None else 0)
+
+    # indices
+
+    def _stride(self, index: Aff | E) -> int | None:
+        """By how much `index` grows from lane to lane; None where that is not one constant."""
+        if self.lanes is None:
+            return 0
+        if isinstance(index, Aff):
+            return index.coef(self.lanes.axis)
+        if index.op == "axis":
+            return index.attr.coef(self.lanes.axis)
+        if index.op in ("add", "sub"):
+            x, y = (self._stride(a) for a in index.args)
+            return None if x is None or y is None else getattr(operator, index.op)(x, y)
+        if index.op == "mul":
+            for x, k in (index.args, index.args[::-1]):
+                if k.op == "const" and (stride := self._stride(x)) is not None:
+                    return stride * k.attr
+        return None if lanes_of(self.value(index)) else 0
+
+    def _first(self, index: Aff | E) -> Number:
+        """The index in the first lane, as an offset."""
+        if isinstance(index, Aff):
+            return affine(self.b, index, self.env)
+        return self.b.sext(self._first_lane(index), I64)
+
+    def _first_lane(self, e: E) -> ir.Value:
+        """An i32 index expression of constant stride, in the first lane."""
+        if e.op == "axis":
+            return self._cut(affine(self.b, e.attr, self.env))
+        if e.op in ("add", "sub", "mul"):
+            return _TABLES["i32"][e.op](self.b, *(self._first_lane(a) for a in e.args))
+        return self.value(e)
+
+    def _lane_values(self, aff: Aff) -> ir.Value:
+        """`aff` in each lane, <width x i32>."""
+        stride, first = self._stride(aff), affine(self.b, aff, self.env)
+        width = self.lanes.width
+        if isinstance(first, int):
+            return const(vec(I32, width), [first + stride * k for k in range(width)])
+        steps = const(vec(I32, width), [stride * k for k in range(width)])
+        return self.b.add(splat(self.b, self._cut(first), width), steps)
+
+    def _cut(self, x: Number) -> ir.Value:
+        return const(I32, x) if isinstance(x, int) else self.b.trunc(x, I32)
+
+    # memory under guards and masks
+
+    def _inside(self, index: Aff | E, buffer: Buffer) -> bool:
+        """Whether no lane, existing or not, can point outside the buffer: then neither guard nor mask matters."""
+        if isinstance(index, E):
+            return self._uniform is None and self._lanewise is None and (self.lanes is None or self.lanes.mask is None)
+        least, most = self._span(index, over=True)
+        return least >= 0 and most < buffer.elements
+
+    def _clamped(self, offset: Number, safe: bool, lanewise: bool = False) -> Number:
+        """`offset`, or 0 where the guards around do not hold: the access is then as long, and starts at the buffer's
+        first element."""
+        demands = [] if safe or self._uniform is None else [self._uniform]
+        if lanewise and not safe and self._lanewise is not None:
+            name = "vector.reduce.or" + overload(self._lanewise.type)
+            demands.append(intrinsic(self.b, name, I1, [self._lanewise]))
+        if not demands:
+            return offset
+        return self.b.select(reduce(self.b.and_, demands), i64(offset), const(I64, 0))
+
+    def _mask(self) -> ir.Value | None:
+        """The lanes that exist and for which the guards around hold; None means all."""
+        demands = [self.lanes.mask, self._lanewise, self._uniform and self.widen(self._uniform)]
+        demands = [d for d in demands if d is not None]
+        return reduce(self.b.and_, demands) if demands else None
+
+    def _offsets(self, buffer: Buffer, index: Aff | E, stride: int | None) -> ir.Value:
+        """The element offset of each lane; i32 while that holds every offset, because gathers like it."""
+        if buffer.elements > 2**31:
+            raise ValueError(f"buffer {buffer.name}: no gather from more than 2**31 elements")
+        return self.vector(index) if isinstance(index, E) else self._lane_values(index)
+
+    def _gather(self, buffer: Buffer, pointer, index: Aff | E, stride: int | None, mask) -> ir.Value:
+        element, width = MEMORY[buffer.dtype], self.lanes.width
+        if mask is None and stride is not None:
+            first, got = self._first(index), poison(vec(element, width))
+            start = self.b.gep(pointer, [i64(first)], inbounds=True, source_etype=element)
+            for k in range(width):
+                got = self.b.insert_element(got, load_(self.b, start, element, None, stride * k), const(I32, k))
+            return got
+        offsets = self._offsets(buffer, index, stride)
+        if mask is not None:  # lanes that must not load take the first element
+            offsets = self.b.select(mask, offsets, const(offsets.type, 0))
+        args = [self._places(pointer, element, offsets), const(I32, SIZE[element]), const(vec(I1, width), 1)]
+        type_ = vec(element, width)
+        return intrinsic(self.b, "masked.gather", type_, [*args, const(type_, 0)], overload(type_) + f".v{width}p0")
+
+    def _scatter(self, buffer: Buffer, pointer, index: Aff | E, stride: int | None, value: ir.Value) -> None:
+        element, width, mask = MEMORY[buffer.dtype], self.lanes.width, self.lanes.mask
+        if mask is None and stride is not None:
+            start = self.b.gep(pointer, [i64(self._first(index))], inbounds=True, source_etype=element)
+            for k in range(width):
+                store_(self.b, self.b.extract_element(value, const(I32, k)), start, stride * k)
+            return
+        places = self._places(pointer, element, self._offsets(buffer, index, stride))
+        args = [value, places, const(I32, SIZE[element]), const(vec(I1, width), 1) if mask is None else mask]
+        intrinsic(self.b, "masked.scatter", ir.VoidType(), args, overload(value.type) + f".v{width}p0")
+
+    def _places(self, pointer: ir.Value, element: ir.Type, offsets: ir.Value) -> ir.Value:
+        places = self.b.gep(pointer, [offsets], source_etype=element)
+        places.type = vec(PTR, lanes_of(offsets))  # llvmlite types a vector of addresses as one
+        return places
+
+    # arithmetic
+
+    def _select(self, e: E) -> ir.Value:
+        return _select(self.b, *(self.value(a) for a in e.args))
+
+    def _cast(self, e: E) -> ir.Value:
+        x = self.value(e.args[0])
+        return _CASTS[e.args[0].dtype, e.dtype](self.b, x, like(REGISTER[e.dtype], lanes_of(x)))
+
+    def _extremum(self, e: E) -> ir.Value:
+        """max and min; against a constant that is a number, one compare keeps NaN."""
+        x, y = e.args
+        if x.op == "const":
+            x, y = y, x
+        if e.dtype == "f32" and y.op == "const" and y.attr == y.attr:
+            u, v = _match(self.b, self.value(x), self.value(y))
+            return self.b.select(self.b.fcmp_ordered("<" if e.op == "max" else ">", u, v), v, u)
+        return self._arithmetic(e)
+
+    def _arithmetic(self, e: E) -> ir.Value:
+        rule = _TABLES[e.args[0].dtype].get(e.op) if e.args else None
+        if rule is None:
+            raise NotImplementedError(f"no {e.op} of {[a.dtype for a in e.args]} in the LLVM backend")
+        return rule(self.b, *_match(self.b, *(self.value(a) for a in e.args)))
+
+
+_RULES: Mapping[str, Callable[[Values, E], ir.Value]] = {
+    "const": Values._const, "temp": Values._temp, "axis": Values._axis, "load": Values._load, "guard": Values._guard,
+    "select": Values._select, "cast": Values._cast, "max": Values._extremum, "min": Values._extremum,
+}  # fmt: skip
+
+
+def maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """The greater of two floats, NaN when either is NaN; of -0.0 and 0.0, -0.0.
+
+    Two one-instruction maxima of x86, which return their second operand when unordered, or-ed: equal unless one
+    operand is NaN, and NaN or-ed with anything is NaN. The compare and blend of `llvm.maximum` takes 3.5 times as long.
+    """
+    return _either(b, b.fcmp_ordered(">", x, y), b.fcmp_ordered(">", y, x), x, y)
+
+
+def minimum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """The smaller of two floats, NaN when either is NaN; of -0.0 and 0.0, -0.0."""
+    return _either(b, b.fcmp_ordered("<", x, y), b.fcmp_ordered("<", y, x), x, y)
+
+
+def _either(b, first: ir.Value, second: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    bits = like(I32, lanes_of(x))
+    forward, backward = b.select(first, x, y), b.select(second, y, x)
+    return b.bitcast(b.or_(b.bitcast(forward, bits), b.bitcast(backward, bits)), x.type)
+
+
+def _match(b: ir.IRBuilder, *values: ir.Value) -> tuple[ir.Value, ...]:
+    """Scalars widened where one of the values is a vector."""
+    lanes = next((n for v in values if (n := lanes_of(v))), None)
+    return tuple(splat(b, v, lanes) if lanes and lanes_of(v) is None else v for v in values)
+
+
+def _select(b: ir.IRBuilder, condition: ir.Value, then: ir.Value, other: ir.Value) -> ir.Value:
+    if lanes_of(condition):
+        condition, then, other = _match(b, condition, then, other)
+    else:
+        then, other = _match(b, then, other)
+    return b.select(condition, then, other)
+
+
+def _overloaded(name: str):
+    return lambda b, x: intrinsic(b, name, x.type, [x], overload(x.type))
+
+
+def _compare(method: Callable, sign: str):
+    return lambda b, x, y: method(b, sign, x, y)
+
+
+def _chosen(method: Callable, sign: str):
+    return lambda b, x, y: b.select(method(b, sign, x, y), x, y)
+
+
+def _integer_abs(b, x):
+    return intrinsic(b, "abs", x.type, [x, const(I1, 0)], overload(x.type))
+
+
+def _high_product(b, x, y):
+    wide = like(I64, lanes_of(x))
+    product = b.mul(b.zext(x, wide), b.zext(y, wide))
+    return b.trunc(b.lshr(product, const(wide, 32)), x.type)
+
+
+def _divisor(b, y):
+    zero = const(y.type, 0)
+    return b.select(b.icmp_signed("==", y, zero), const(y.type, 1), y)
+
+
+def _floor_parts(b, x, y):
+    """Quotient and remainder of C, the divisor made safe, and whether they must step down to the floor."""
+    y = _divisor(b, y)
+    quotient, rest = b.sdiv(x, y), b.srem(x, y)
+    zero = const(y.type, 0)
+    signs_differ = b.icmp_signed("<", b.xor(rest, y), zero)
+    return quotient, rest, y, b.and_(b.icmp_signed("!=", rest, zero), signs_differ)
+
+
+def _floor_divide(b, x, y):
+    quotient, _, _, down = _floor_parts(b, x, y)
+    return b.select(down, b.sub(quotient, const(quotient.type, 1)), quotient)
+
+
+def _floor_modulo(b, x, y):
+    _, rest, y, down = _floor_parts(b, x, y)
+    return b.select(down, b.add(rest, y), rest)
+
+
+_B = ir.IRBuilder
+_FLOAT = {
+    "add": _B.fadd, "sub": _B.fsub, "mul": _B.fmul, "div": _B.fdiv, "neg": _B.fneg,
+    "max": maximum, "min": minimum, "abs": _overloaded("fabs"), "sqrt": _overloaded("sqrt"),
+    "floor": _overloaded("floor"), "exp": vector_math.exp, "log": vector_math.log, "tanh": vector_math.tanh,
+    "erf": vector_math.erf, "lt": _compare(_B.fcmp_ordered, "<"), "le": _compare(_B.fcmp_ordered, "<="),
+    "eq": _compare(_B.fcmp_ordered, "=="),
+}  # fmt: skip
+_LOGICAL = {"and": _B.and_, "or": _B.or_, "xor": _B.xor, "not": _B.not_, "eq": _compare(_B.icmp_unsigned, "==")}
+_INTEGER = _LOGICAL | {"add": _B.add, "sub": _B.sub, "mul": _B.mul, "neg": _B.neg, "shl": _B.shl, "shr": _B.lshr}
+_SIGNED = _INTEGER | {
+    "abs": _integer_abs, "umulhi": _high_product, "idiv": _floor_divide, "imod": _floor_modulo,
+    "lt": _compare(_B.icmp_signed, "<"), "le": _compare(_B.icmp_signed, "<="),
+    "max": _chosen(_B.icmp_signed, ">"), "min": _chosen(_B.icmp_signed, "<"),
+}  # fmt: skip
+_UNSIGNED = _INTEGER | {
+    "idiv": lambda b, x, y: b.udiv(x, _divisor(b, y)), "imod": lambda b, x, y: b.urem(x, _divisor(b, y)),
+    "lt": _compare(_B.icmp_unsigned, "<"), "le": _compare(_B.icmp_unsigned, "<="),
+    "max": _chosen(_B.icmp_unsigned, ">"), "min": _chosen(_B.icmp_unsigned, "<"),
+}  # fmt: skip
+_TABLES: Mapping[str, Mapping[str, Callable]] = {"f32": _FLOAT, "i32": _SIGNED, "u8": _UNSIGNED, "i1": _LOGICAL}
+
+
+def _float_to_integer(b, x, type_):
+    whole = like(I32, lanes_of(x))
+    name = "fptosi.sat" + overload(whole) + overload(x.type)
+    return _narrow(b, intrinsic(b, name, whole, [x]), type_)
+
+
+def _narrow(b, x, type_):
+    return x if x.type == type_ else b.trunc(x, type_)
+
+
+_CASTS: Mapping[tuple[str, str], Callable] = {
+    ("f32", "i32"): _float_to_integer, ("f32", "u8"): _float_to_integer,
+    ("f32", "i1"): lambda b, x, t: b.fcmp_unordered("!=", x, const(x.type, 0)),
+    ("i32", "f32"): lambda b, x, t: b.sitofp(x, t), ("i32", "u8"): _narrow,
+    ("i32", "i1"): lambda b, x, t: b.icmp_signed("!=", x, const(x.type, 0)),
+    ("u8", "f32"): lambda b, x, t: b.uitofp(x, t), ("u8", "i32"): lambda b, x, t: b.zext(x, t),
+    ("u8", "i1"): lambda b, x, t: b.icmp_signed("!=", x, const(x.type, 0)),
+    ("i1", "f32"): lambda b, x, t: b.uitofp(x, t), ("i1", "i32"): lambda b, x, t: b.zext(x, t),
+    ("i1", "u8"): lambda b, x, t: b.zext(x, t),
+}  # fmt: skip
