@@ -27,9 +27,9 @@ from graphc.schedule.layout import Buffer
 
 from . import math as vector_math
 from .emit import (
-    F32, I1, I8, I32, I64, MEMORY, PTR, SIZE, Number, affine, const, element_of, i64, intrinsic, iota, lanes_of, like,
-    load_, overload, poison, splat, store_, vec,
-)  # fmt: skip
+    F32, I1, I8, I32, I64, MEMORY, PTR, SIZE, Number, affine, const, i64, intrinsic, lanes_of, like, load_, overload,
+    poison, splat, store_, vec,
+)  # fmt: skip  # isort: skip
 from .target import Target
 
 REGISTER = {"f32": F32, "i32": I32, "u8": I8, "i1": I1}  # how an element of each dtype is held as a value
@@ -51,7 +51,8 @@ class Values:
 
     `pointers` are the buffers' first elements; `env` says where each axis stands (an int where known, else i64);
     `temps` holds reductions' results and `acc`. `extents` of the axes (or the range that one stays in), where given,
-    lets guards and loads be decided without a test. Results are kept for each node, so make a new object when the builder moves to another block.
+    let guards and loads be decided without a test. Results are kept for each node, so make a new object when the
+    builder moves to another block.
     """
 
     def __init__(
@@ -131,6 +132,18 @@ class Values:
         return self.b.icmp_unsigned("!=", got, const(got.type, 0)) if buffer.dtype == "i1" else got
 
     # guards
+
+    def decided(self, e: E) -> E:
+        """`e` without the outer guards that are sure to hold, or sure to fail, where the axes stand."""
+        while e.op == "guard":
+            spans = [(self._span(aff), lo, hi) for aff, lo, hi in e.attr]
+            if any(most < lo or least >= hi for (least, most), lo, hi in spans):
+                e = e.args[1]
+            elif all(least >= lo and most < hi for (least, most), lo, hi in spans):
+                e = e.args[0]
+            else:
+                break
+        return e
 
     def _guard(self, e: E) -> ir.Value:
         body, fill = e.args

@@ -29,7 +29,7 @@ def run_kernel(kernel: Kernel, buffers: Mapping[str, Buffer], arrays: Arrays, re
     load or store whose guards hold leaves its buffer.
     """
     flat = isinstance(kernel, FlatLoops | FlatContraction)
-    loops = kernel.to_loops() if isinstance(kernel, Contraction) else kernel
+    loops = kernel.to_loops(buffers) if isinstance(kernel, Contraction) else kernel
     _Run(loops, buffers, arrays, real, flat).run()
 
 

@@ -90,7 +90,7 @@ class FlatContraction(Contraction):
         """The split that made this outer or inner axis, or None."""
         return next((s for s in self.splits if axis in (s.outer, s.inner)), None)
 
-    def to_loops(self) -> FlatLoops:
+    def to_loops(self, buffers: Buffers) -> FlatLoops:
         product = self.x.as_load() * self.w.as_load()
         red = {a for a, _ in self.red}
         cut = [

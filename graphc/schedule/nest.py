@@ -1,0 +1,365 @@
+"""The normal form of a `Loops`: what every backend's generic emitter reads.
+
+What enters: a kernel and the buffers it names. What leaves: a `Nest`: the flattened kernel with its axes sorted and
+collapsed, the axis that vector lanes run along, the cut into units, and the points where a border's guards flip.
+All of it follows from the kernel's shape alone, never from the target: the order of every reduction is fixed here,
+so results have the same bits for any vector width and any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from .expr import Aff, Bound, E, const, guard, loads, substitute_axes, walk
+from .kernels import Axis, Loops, Reduce, Stage, Store, expressions, extents
+from .normal import Buffers, ClippedStore, FlatLoops, flatten
+
+VIRTUAL_LANES = 64  # a reduction along a row keeps this many partial results, then halves them
+LANES = 16  # the widest vector, for choosing axes
+MIN_PARALLEL, MIN_ROW = 4, 8  # an axis shorter than this is not worth vectors
+UNITS = 256  # units wanted
+UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further
+MAX_PIECES = 9
+UNROLLED = 16  # a stage of at most so many iterations has no loops
+SCRATCH_BYTES = 64 << 10  # all scratch rows of a kernel together, on the stack
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A kernel ready to emit.
+
+    Unit u of `units` fixes the first `grid` axes of `kernel.par` and takes `chunk` values of the axis after them (all
+    of it if chunk is its extent; the last unit along it may have fewer). `vector` is the parallel axis that lanes run
+    along, always the last one of `par`, or None; then `rows` names for each stage the inner axis that they run along,
+    always the last one of the stage, or None. `cuts`: for an axis, the points that divide its range so that guards
+    are decided inside the pieces.
+    """
+
+    kernel: FlatLoops
+    grid: int
+    chunk: int
+    units: int
+    vector: str | None
+    rows: tuple[str | None, ...]
+    cuts: Mapping[str, tuple[int, ...]]
+
+    def sets(self, stage: Stage) -> int:
+        """How many sets of partial results a stage keeps; iteration e of its innermost loop (the row axis not counted)
+        goes to set e mod sets. They meet by halving."""
+        row = self.rows[self.kernel.stages.index(stage)]
+        loops = [extent for a, extent in stage.axes if a != row]
+        if any(isinstance(o, Reduce) and o.op == "argmax" for o in stage.outs):
+            return 1
+        if row is not None:
+            wanted = VIRTUAL_LANES // self.width(stage)
+            return wanted if loops and loops[-1] >= wanted else 1
+        side_by_side = self.vector is not None and extents(self.kernel)[self.vector] >= VIRTUAL_LANES
+        return 4 if math.prod(loops) > UNROLLED and loops[-1] >= 4 and not side_by_side else 1
+
+    def width(self, stage: Stage) -> int:
+        """Virtual lanes along the stage's row axis: 16, 32 or 64. Element e belongs to lane e mod width."""
+        extent = dict(stage.axes)[self.rows[self.kernel.stages.index(stage)]]
+        return next((w for w in (16, 32) if extent <= w), VIRTUAL_LANES)
+
+
+def normalise(kernel: Loops | Nest, buffers: Buffers) -> Nest:
+    """`Loops` -> `Nest`."""
+    if isinstance(kernel, Nest):
+        return kernel
+    flat = flatten(kernel, buffers)
+    room = sum(b.bytes for b in flat.scratch)
+    if room > SCRATCH_BYTES:
+        raise ValueError(
+            f"kernel {flat.name}: its scratch rows take {room} bytes, more than {SCRATCH_BYTES}\n"
+            "  put such a row into an arena buffer, or compute its elements again"
+        )
+    flat = fuse_products(collapse(sort_axes(drop_single(flat))))
+    vector, rows = choose_vectors(flat, buffers)
+    flat = innermost(flat, vector, rows)
+    grid, chunk, units = partition(flat, vector)
+    return Nest(flat, grid, chunk, units, vector, rows, find_cuts(flat, vector, rows))
+
+
+def drop_single(kernel: FlatLoops) -> FlatLoops:
+    """Axes of extent 1 -> 0."""
+    gone = {a: Aff() for a, extent in extents(kernel).items() if extent == 1}
+    return _substituted(kernel, gone, lambda axes: tuple(x for x in axes if x[1] != 1)) if gone else kernel
+
+
+def sort_axes(kernel: FlatLoops) -> FlatLoops:
+    """Parallel axes by falling stride of the first store that they move, stage axes of their first access. Stages
+    with argmax keep their order, which decides ties."""
+
+    def ordered(axes: tuple[Axis, ...], accesses: list[Aff | E]) -> tuple[Axis, ...]:
+        strides = {a: next((abs(c) for i in accesses if (c := coefficient(i, a))), 0) for a, _ in axes}
+        return tuple(sorted(axes, key=lambda x: -strides[x[0]]))
+
+    first_stores = [s.indices[0] for stage in kernel.stages for s in stage.outs if isinstance(s, Store)]
+    stages = []
+    for stage in kernel.stages:
+        keep = any(isinstance(o, Reduce) and o.op == "argmax" for o in stage.outs)
+        accesses = [index for _, index, _ in _stage_accesses(stage)]
+        stages.append(stage if keep else Stage(ordered(stage.axes, accesses), stage.outs))
+    own = {b.name for b in kernel.scratch}
+    outside = [s.indices[0] for g in stages for s in g.outs if isinstance(s, Store) and s.buffer not in own]
+    return replace(kernel, par=ordered(kernel.par, outside or first_stores), stages=tuple(stages))
+
+
+def collapse(kernel: FlatLoops) -> FlatLoops:
+    """Neighbours a, b -> one axis, where every index, guard and axis value moves by a as by extent(b) times b."""
+
+    def step(axes: tuple[Axis, ...], affs: set[Aff]) -> dict[str, Aff] | None:
+        for (a, _), (b, extent) in pairwise(axes):
+            if all(aff.coef(a) == aff.coef(b) * extent for aff in affs):
+                return {a: Aff(), b: Aff.of(a)}
+        return None
+
+    def merged(axes: tuple[Axis, ...], found: Mapping[str, Aff]) -> tuple[Axis, ...]:
+        if not found.keys() <= {a for a, _ in axes}:
+            return axes
+        a, b = found
+        sizes = dict(axes)
+        return tuple((x, sizes[a] * sizes[b] if x == a else e) for x, e in axes if x != b)
+
+    while True:
+        affs = set(_affs(kernel))
+        found = step(kernel.par, affs) or next((f for s in kernel.stages if (f := step(s.axes, affs))), None)
+        if found is None:
+            return kernel
+        kernel = _substituted(kernel, found, lambda axes, found=found: merged(axes, found))
+
+
+def fuse_products(kernel: FlatLoops) -> FlatLoops:
+    """sum of (x * y if bounds else 0) -> sum of (x if bounds else 0) * (y if bounds else 0), so that every backend
+    sees a product and takes one fused multiply-add."""
+
+    def out(o: Reduce | Store) -> Reduce | Store:
+        e = o.expr
+        if not (isinstance(o, Reduce) and o.op == "sum" and e.op == "guard" and e.dtype == "f32"):
+            return o
+        body, fill = e.args
+        if body.op != "mul" or fill is not const(0.0):
+            return o
+        x, y = (guard(a, fill, e.attr) for a in body.args)
+        return replace(o, expr=x * y)
+
+    return replace(kernel, stages=tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in kernel.stages))
+
+
+def choose_vectors(kernel: FlatLoops, buffers: Buffers) -> tuple[str | None, tuple[str | None, ...]]:
+    """(vector axis, row axis of each stage): lanes along a parallel axis, or along an inner axis of each stage.
+
+    Among axes with unit stride in some access the one with the most accesses wins: iterations of the access, times 3
+    for a store and 2 for a load, times the share of lanes that a vector of 16 would use. Tables do not vote.
+    """
+    own = {b.name: b for b in kernel.scratch}
+    total = math.prod(e for _, e in kernel.par)
+
+    def votes(stage: Stage, candidate: str, extent: int) -> float:
+        iterations = total * math.prod(e for _, e in stage.axes)
+        share = extent / (LANES * -(-extent // LANES))
+        weights = [
+            3 if is_store else 2
+            for name, index, is_store in _stage_accesses(stage)
+            if coefficient(index, candidate) == 1 and (own.get(name) or buffers[name]).place != "const"
+        ]
+        return iterations * share * sum(weights)
+
+    def best(axes: tuple[Axis, ...], stages: tuple[Stage, ...], least: int) -> tuple[float, str | None]:
+        scores = [(sum(votes(s, a, e) for s in stages), a) for a, e in axes if e >= least]
+        return max(scores, key=lambda s: s[0], default=(0.0, None))
+
+    # a row for each lane must fit on the stack
+    roomy = sum(b.bytes for b in kernel.scratch) * LANES <= SCRATCH_BYTES
+    lane_score, vector = best(kernel.par, kernel.stages, MIN_PARALLEL) if roomy else (0.0, None)
+    found = [best(s.axes, (s,), MIN_ROW) if _rows_allowed(s) else (0.0, None) for s in kernel.stages]
+    row_score = sum(score for score, _ in found)
+    if lane_score >= row_score and lane_score > 0:
+        return vector, (None,) * len(found)
+    if row_score > 0:
+        return None, tuple(a if score > 0 else None for score, a in found)
+    # no unit stride anywhere: gathers along the longest parallel axis still share the arithmetic
+    longest = max(kernel.par, key=lambda x: x[1], default=("", 0))
+    return (longest[0] if roomy and longest[1] >= MIN_ROW else None), (None,) * len(found)
+
+
+def innermost(kernel: FlatLoops, vector: str | None, rows: tuple[str | None, ...]) -> FlatLoops:
+    """The axes that lanes run along go last."""
+    par = tuple(sorted(kernel.par, key=lambda x: x[0] == vector))
+    stages = tuple(
+        Stage(tuple(sorted(s.axes, key=lambda x, row=row: x[0] == row)), s.outs)
+        for s, row in zip(kernel.stages, rows, strict=True)
+    )
+    return replace(kernel, par=par, stages=stages)
+
+
+def partition(kernel: FlatLoops, vector: str | None) -> tuple[int, int, int]:
+    """(grid, chunk, units): leading axes are taken whole until there are enough units, the next one in chunks.
+
+    The vector axis is cut at multiples of the virtual lanes, and not at all where it is one block.
+    """
+    inner = sum(math.prod(e for _, e in s.axes) for s in kernel.stages)
+    work, units = inner * math.prod(e for _, e in kernel.par), 1
+    for grid, (axis, extent) in enumerate(kernel.par):
+        work //= extent  # of one value of this axis
+        at_least = -(-UNIT_ITERATIONS // max(work, 1))
+        chunk = max(1, extent * units // UNITS, at_least)
+        if axis == vector:
+            step = VIRTUAL_LANES if work <= UNROLLED else 2 * VIRTUAL_LANES
+            chunk = -(-chunk // step) * step
+        if chunk > 1 or grid == len(kernel.par) - 1:
+            chunk = min(chunk, extent)
+            return grid, chunk, units * -(-extent // chunk)
+        units *= extent
+        if units >= UNITS:
+            following = kernel.par[grid + 1][1]
+            return grid + 1, following, units
+    return 0, 1, 1
+
+
+def find_cuts(kernel: FlatLoops, vector: str | None, rows: tuple[str | None, ...]) -> dict[str, tuple[int, ...]]:
+    """For each axis that has a loop, where some guard flips with the axes of unrolled stages at each of their values.
+    With more than `MAX_PIECES` pieces only the interior, where all guards hold, is cut off."""
+    sizes = extents(kernel)
+    par = tuple(a for a, _ in kernel.par if a != vector)
+    exact: dict[str, set[int]] = {}
+    interior: dict[str, set[int]] = {}
+    for stage, row in zip(kernel.stages, rows, strict=True):
+        unrolled = math.prod(e for _, e in stage.axes) <= UNROLLED
+        steps = tuple(a for a, _ in stage.axes if a != row and not unrolled)
+        for bound in _bounds(stage):
+            # decided by a parallel axis if just one takes part, else by a loop of the stage
+            mine = [a for a in par if bound[0].coef(a)] or [a for a in reversed(steps) if bound[0].coef(a)][:1]
+            if len(mine) != 1:
+                continue
+            axis = mine[0]
+            for found, values in ((exact, unrolled), (interior, False)):
+                found.setdefault(axis, set()).update(_flips(bound, axis, sizes, values))
+    cuts = {a: _inside(points, sizes[a]) for a, points in exact.items()}
+    if math.prod(len(cuts.get(a, ())) + 1 for a in par) > MAX_PIECES:
+        cuts = {a: _ends(_inside(points, sizes[a])) for a, points in interior.items()}
+    while math.prod(len(cuts.get(a, ())) + 1 for a in par) > MAX_PIECES:
+        cuts[max(par, key=lambda a: len(cuts.get(a, ())))] = ()
+    return {a: points for a, points in cuts.items() if points}
+
+
+def _flips(bound: Bound, axis: str, sizes: Mapping[str, int], each: bool) -> Iterator[int]:
+    """Values of `axis` at which lo <= aff < hi begins or ceases to hold; for `each` value of the other axes, else for
+    all of them together."""
+    aff, lo, hi = bound
+    coef = aff.coef(axis)
+    others = aff - Aff(0, ((axis, coef),))
+    least, most = others.range(sizes)
+    pairs = [(r, r) for r in range(least, most + 1)] if each and most - least <= UNROLLED else [(least, most)]
+    for first, last in pairs:
+        low, high = lo - first, hi - last
+        if coef > 0:
+            yield from (-(-low // coef), -(-high // coef))
+        else:
+            yield from (high // coef + 1, low // coef + 1)
+
+
+def _inside(points: set[int], extent: int) -> tuple[int, ...]:
+    return tuple(sorted(p for p in points if 0 < p < extent))
+
+
+def _ends(points: tuple[int, ...]) -> tuple[int, ...]:
+    """The longest gap between neighbours only: the interior."""
+    return points if len(points) <= 2 else max(pairwise(points), key=lambda p: p[1] - p[0])
+
+
+def coefficient(index: Aff | E, axis: str) -> int | None:
+    """By how much an element offset grows with `axis`; None where that is not one constant."""
+    if isinstance(index, Aff):
+        return index.coef(axis)
+    if index.op == "axis":
+        return index.attr.coef(axis)
+    if index.op in ("add", "sub"):
+        x, y = (coefficient(a, axis) for a in index.args)
+        return None if x is None or y is None else x + y if index.op == "add" else x - y
+    if index.op == "mul":
+        for x, k in (index.args, index.args[::-1]):
+            if k.op == "const" and (inner := coefficient(x, axis)) is not None:
+                return inner * k.attr
+    return None if any(axis in aff.axes for e in walk(index) for aff in _node_affs(e)) else 0
+
+
+def _rows_allowed(stage: Stage) -> bool:
+    """Lanes along a stage's own axis meet in no order; for argmax, ties are then decided by the least index, which is
+    the first only where the index grows with the iterations."""
+    return all(o.index is None or _grows(o.index, stage.axes) for o in stage.outs if isinstance(o, Reduce))
+
+
+def _grows(index: E, axes: tuple[Axis, ...]) -> bool:
+    if index.op != "axis":
+        return False
+    aff, reach = index.attr, 0
+    for a, extent in reversed(axes):
+        if aff.coef(a) <= reach and extent > 1:
+            return False
+        reach += aff.coef(a) * (extent - 1)
+    return True
+
+
+def _stage_accesses(stage: Stage) -> list[tuple[str, Aff | E, bool]]:
+    """(buffer, offset, whether it is a store) of a stage; stores first."""
+    out: list[tuple[str, Aff | E, bool]] = []
+    roots = []
+    for o in stage.outs:
+        roots.append(o.expr)
+        if isinstance(o, Store):
+            out.append((o.buffer, o.indices[0], True))
+            roots += [i for i in o.indices if isinstance(i, E)]
+    return out + [(e.attr[0], e.attr[1][0], False) for e in loads(*roots)]
+
+
+def _bounds(stage: Stage) -> Iterator[Bound]:
+    for o in stage.outs:
+        for e in walk(o.expr):
+            if e.op == "guard":
+                yield from e.attr
+        if isinstance(o, ClippedStore):
+            yield from o.valid
+
+
+def _node_affs(e: E) -> Iterator[Aff]:
+    if e.op == "axis":
+        yield e.attr
+    elif e.op == "load":
+        yield from (i for i in e.attr[1] if isinstance(i, Aff))
+    elif e.op == "guard":
+        yield from (aff for aff, _, _ in e.attr)
+
+
+def _affs(kernel: FlatLoops) -> Iterator[Aff]:
+    """Every affine form in the kernel."""
+    for e in walk(*expressions(kernel)):
+        yield from _node_affs(e)
+    for stage in kernel.stages:
+        for o in stage.outs:
+            if isinstance(o, Store) and isinstance(o.indices[0], Aff):
+                yield o.indices[0]
+            if isinstance(o, ClippedStore):
+                yield from (aff for aff, _, _ in o.valid)
+
+
+def _substituted(
+    kernel: FlatLoops, axes: Mapping[str, Aff], reshape: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]
+) -> FlatLoops:
+    """The kernel with axes replaced everywhere, and `reshape` applied to each list of axes."""
+
+    def out(o: Reduce | Store) -> Reduce | Store:
+        expr = substitute_axes(o.expr, axes)
+        if isinstance(o, Reduce):
+            return replace(o, expr=expr, index=None if o.index is None else substitute_axes(o.index, axes))
+        (i,) = o.indices
+        at = substitute_axes(i, axes) if isinstance(i, E) else i.substitute(axes)
+        if isinstance(o, ClippedStore):
+            return replace(o, indices=(at,), expr=expr, valid=tuple((a.substitute(axes), *r) for a, *r in o.valid))
+        return replace(o, indices=(at,), expr=expr)
+
+    stages = tuple(Stage(reshape(s.axes), tuple(map(out, s.outs))) for s in kernel.stages)
+    return replace(kernel, par=reshape(kernel.par), stages=stages)
