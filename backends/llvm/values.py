@@ -3,12 +3,6 @@
 What enters: the expression trees of a *flattened* kernel (every index is one element offset into the physical array),
 and where the loop axes stand. What leaves: SSA values. All code is straight-line: a guard becomes a select whose body
 loads from a safe place, so a value once computed stays valid to the end of the block.
-
-Semantics fixed here, equal on every target:
-- max and min give NaN when an operand is NaN, as PyTorch does;
-- idiv and imod round toward minus infinity; a divisor of zero counts as one;
-- shr shifts zeros in (the random generators need it); shifts are by less than the width;
-- cast to integer truncates and saturates, NaN gives 0; cast to u8 keeps the low byte; cast to i1 is `!= 0`.
 """
 
 from __future__ import annotations
@@ -25,11 +19,30 @@ from llvmlite import ir
 from graphc.schedule.expr import Aff, Bound, E
 from graphc.schedule.layout import Buffer
 
-from . import math as vector_math
 from .emit import (
-    F32, I1, I8, I32, I64, MEMORY, PTR, SIZE, Number, affine, const, i64, intrinsic, lanes_of, like, load_, overload,
-    poison, splat, store_, vec,
-)  # fmt: skip  # isort: skip
+    F32,
+    I1,
+    I8,
+    I32,
+    I64,
+    MEMORY,
+    PTR,
+    SIZE,
+    Number,
+    affine,
+    const,
+    i64,
+    intrinsic,
+    lanes_of,
+    like,
+    load_,
+    overload,
+    poison,
+    splat,
+    store_,
+    vec,
+)
+from .primitives import CASTS, TABLES, match, select
 from .target import Target
 
 REGISTER = {"f32": F32, "i32": I32, "u8": I8, "i1": I1}  # how an element of each dtype is held as a value
@@ -163,7 +176,7 @@ class Values:
             field = "_lanewise" if lanes_of(condition) else "_uniform"
             before = getattr(inner, field)
             setattr(inner, field, condition if before is None else self.b.and_(before, condition))
-        return _select(self.b, reduce(lambda x, y: self.b.and_(*_match(self.b, x, y)), conditions),
+        return select(self.b, reduce(lambda x, y: self.b.and_(*match(self.b, x, y)), conditions),
                        inner.value(body), self.value(fill))  # fmt: skip
 
     def _bound(self, bound: Bound, least: int, most: int) -> ir.Value:
@@ -230,7 +243,7 @@ class Values:
         if e.op == "axis":
             return self._cut(affine(self.b, e.attr, self.env))
         if e.op in ("add", "sub", "mul"):
-            return _TABLES["i32"][e.op](self.b, *(self._first_lane(a) for a in e.args))
+            return TABLES["i32"][e.op](self.b, *(self._first_lane(a) for a in e.args))
         return self.value(e)
 
     def _lane_values(self, aff: Aff) -> ir.Value:
@@ -311,11 +324,11 @@ class Values:
     # arithmetic
 
     def _select(self, e: E) -> ir.Value:
-        return _select(self.b, *(self.value(a) for a in e.args))
+        return select(self.b, *(self.value(a) for a in e.args))
 
     def _cast(self, e: E) -> ir.Value:
         x = self.value(e.args[0])
-        return _CASTS[e.args[0].dtype, e.dtype](self.b, x, like(REGISTER[e.dtype], lanes_of(x)))
+        return CASTS[e.args[0].dtype, e.dtype](self.b, x, like(REGISTER[e.dtype], lanes_of(x)))
 
     def _extremum(self, e: E) -> ir.Value:
         """max and min; against a constant that is a number, one compare keeps NaN."""
@@ -323,143 +336,18 @@ class Values:
         if x.op == "const":
             x, y = y, x
         if e.dtype == "f32" and y.op == "const" and y.attr == y.attr:
-            u, v = _match(self.b, self.value(x), self.value(y))
+            u, v = match(self.b, self.value(x), self.value(y))
             return self.b.select(self.b.fcmp_ordered("<" if e.op == "max" else ">", u, v), v, u)
         return self._arithmetic(e)
 
     def _arithmetic(self, e: E) -> ir.Value:
-        rule = _TABLES[e.args[0].dtype].get(e.op) if e.args else None
+        rule = TABLES[e.args[0].dtype].get(e.op) if e.args else None
         if rule is None:
             raise NotImplementedError(f"no {e.op} of {[a.dtype for a in e.args]} in the LLVM backend")
-        return rule(self.b, *_match(self.b, *(self.value(a) for a in e.args)))
+        return rule(self.b, *match(self.b, *(self.value(a) for a in e.args)))
 
 
 _RULES: Mapping[str, Callable[[Values, E], ir.Value]] = {
     "const": Values._const, "temp": Values._temp, "axis": Values._axis, "load": Values._load, "guard": Values._guard,
     "select": Values._select, "cast": Values._cast, "max": Values._extremum, "min": Values._extremum,
-}  # fmt: skip
-
-
-def maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """The greater of two floats, NaN when either is NaN; of -0.0 and 0.0, -0.0.
-
-    Two one-instruction maxima of x86, which return their second operand when unordered, or-ed: equal unless one
-    operand is NaN, and NaN or-ed with anything is NaN. The compare and blend of `llvm.maximum` takes 3.5 times as long.
-    """
-    return _either(b, b.fcmp_ordered(">", x, y), b.fcmp_ordered(">", y, x), x, y)
-
-
-def minimum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """The smaller of two floats, NaN when either is NaN; of -0.0 and 0.0, -0.0."""
-    return _either(b, b.fcmp_ordered("<", x, y), b.fcmp_ordered("<", y, x), x, y)
-
-
-def _either(b, first: ir.Value, second: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
-    bits = like(I32, lanes_of(x))
-    forward, backward = b.select(first, x, y), b.select(second, y, x)
-    return b.bitcast(b.or_(b.bitcast(forward, bits), b.bitcast(backward, bits)), x.type)
-
-
-def _match(b: ir.IRBuilder, *values: ir.Value) -> tuple[ir.Value, ...]:
-    """Scalars widened where one of the values is a vector."""
-    lanes = next((n for v in values if (n := lanes_of(v))), None)
-    return tuple(splat(b, v, lanes) if lanes and lanes_of(v) is None else v for v in values)
-
-
-def _select(b: ir.IRBuilder, condition: ir.Value, then: ir.Value, other: ir.Value) -> ir.Value:
-    if lanes_of(condition):
-        condition, then, other = _match(b, condition, then, other)
-    else:
-        then, other = _match(b, then, other)
-    return b.select(condition, then, other)
-
-
-def _overloaded(name: str):
-    return lambda b, x: intrinsic(b, name, x.type, [x], overload(x.type))
-
-
-def _compare(method: Callable, sign: str):
-    return lambda b, x, y: method(b, sign, x, y)
-
-
-def _chosen(method: Callable, sign: str):
-    return lambda b, x, y: b.select(method(b, sign, x, y), x, y)
-
-
-def _integer_abs(b, x):
-    return intrinsic(b, "abs", x.type, [x, const(I1, 0)], overload(x.type))
-
-
-def _high_product(b, x, y):
-    wide = like(I64, lanes_of(x))
-    product = b.mul(b.zext(x, wide), b.zext(y, wide))
-    return b.trunc(b.lshr(product, const(wide, 32)), x.type)
-
-
-def _divisor(b, y):
-    zero = const(y.type, 0)
-    return b.select(b.icmp_signed("==", y, zero), const(y.type, 1), y)
-
-
-def _floor_parts(b, x, y):
-    """Quotient and remainder of C, the divisor made safe, and whether they must step down to the floor."""
-    y = _divisor(b, y)
-    quotient, rest = b.sdiv(x, y), b.srem(x, y)
-    zero = const(y.type, 0)
-    signs_differ = b.icmp_signed("<", b.xor(rest, y), zero)
-    return quotient, rest, y, b.and_(b.icmp_signed("!=", rest, zero), signs_differ)
-
-
-def _floor_divide(b, x, y):
-    quotient, _, _, down = _floor_parts(b, x, y)
-    return b.select(down, b.sub(quotient, const(quotient.type, 1)), quotient)
-
-
-def _floor_modulo(b, x, y):
-    _, rest, y, down = _floor_parts(b, x, y)
-    return b.select(down, b.add(rest, y), rest)
-
-
-_B = ir.IRBuilder
-_FLOAT = {
-    "add": _B.fadd, "sub": _B.fsub, "mul": _B.fmul, "div": _B.fdiv, "neg": _B.fneg,
-    "max": maximum, "min": minimum, "abs": _overloaded("fabs"), "sqrt": _overloaded("sqrt"),
-    "floor": _overloaded("floor"), "exp": vector_math.exp, "log": vector_math.log, "tanh": vector_math.tanh,
-    "erf": vector_math.erf, "lt": _compare(_B.fcmp_ordered, "<"), "le": _compare(_B.fcmp_ordered, "<="),
-    "eq": _compare(_B.fcmp_ordered, "=="),
-}  # fmt: skip
-_LOGICAL = {"and": _B.and_, "or": _B.or_, "xor": _B.xor, "not": _B.not_, "eq": _compare(_B.icmp_unsigned, "==")}
-_INTEGER = _LOGICAL | {"add": _B.add, "sub": _B.sub, "mul": _B.mul, "neg": _B.neg, "shl": _B.shl, "shr": _B.lshr}
-_SIGNED = _INTEGER | {
-    "abs": _integer_abs, "umulhi": _high_product, "idiv": _floor_divide, "imod": _floor_modulo,
-    "lt": _compare(_B.icmp_signed, "<"), "le": _compare(_B.icmp_signed, "<="),
-    "max": _chosen(_B.icmp_signed, ">"), "min": _chosen(_B.icmp_signed, "<"),
-}  # fmt: skip
-_UNSIGNED = _INTEGER | {
-    "idiv": lambda b, x, y: b.udiv(x, _divisor(b, y)), "imod": lambda b, x, y: b.urem(x, _divisor(b, y)),
-    "lt": _compare(_B.icmp_unsigned, "<"), "le": _compare(_B.icmp_unsigned, "<="),
-    "max": _chosen(_B.icmp_unsigned, ">"), "min": _chosen(_B.icmp_unsigned, "<"),
-}  # fmt: skip
-_TABLES: Mapping[str, Mapping[str, Callable]] = {"f32": _FLOAT, "i32": _SIGNED, "u8": _UNSIGNED, "i1": _LOGICAL}
-
-
-def _float_to_integer(b, x, type_):
-    whole = like(I32, lanes_of(x))
-    name = "fptosi.sat" + overload(whole) + overload(x.type)
-    return _narrow(b, intrinsic(b, name, whole, [x]), type_)
-
-
-def _narrow(b, x, type_):
-    return x if x.type == type_ else b.trunc(x, type_)
-
-
-_CASTS: Mapping[tuple[str, str], Callable] = {
-    ("f32", "i32"): _float_to_integer, ("f32", "u8"): _float_to_integer,
-    ("f32", "i1"): lambda b, x, t: b.fcmp_unordered("!=", x, const(x.type, 0)),
-    ("i32", "f32"): lambda b, x, t: b.sitofp(x, t), ("i32", "u8"): _narrow,
-    ("i32", "i1"): lambda b, x, t: b.icmp_signed("!=", x, const(x.type, 0)),
-    ("u8", "f32"): lambda b, x, t: b.uitofp(x, t), ("u8", "i32"): lambda b, x, t: b.zext(x, t),
-    ("u8", "i1"): lambda b, x, t: b.icmp_signed("!=", x, const(x.type, 0)),
-    ("i1", "f32"): lambda b, x, t: b.uitofp(x, t), ("i1", "i32"): lambda b, x, t: b.zext(x, t),
-    ("i1", "u8"): lambda b, x, t: b.zext(x, t),
 }  # fmt: skip
