@@ -1,0 +1,89 @@
+"""The oracle: runs a graph op by op with each op's own NumPy meaning. A graph and arrays enter; results and the new
+values of weights and state leave.
+
+In float64 (the default) every f32 tensor is held in double precision, so what differs from a compiled program is that
+program's rounding; in float32 the arithmetic has the program's precision but not its order of summation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphc.ir import NUMPY, Graph, GraphcError, TensorType, Value, array_of, dims, located
+
+__all__ = ["ReferenceProgram", "run"]
+
+
+def run(
+    graph: Graph,
+    inputs: Mapping[str, object] | Sequence[object],
+    dtype: type = np.float64,
+    data: Mapping[str, object] | None = None,
+) -> tuple[tuple[np.ndarray, ...], dict[str, np.ndarray]]:
+    """Outputs of the graph, and the next values of what it updates by name.
+
+    `inputs` are arrays by name or in order. `dtype` is the precision that f32 tensors are computed and returned in,
+    float64 or float32. `data` gives arrays for weights and state, before those the graph carries. Raises GraphcError
+    for missing or mis-shaped arrays.
+    """
+    given = {**graph.data, **(data or {})}
+    env: dict[Value, np.ndarray] = {}
+    for v in graph.weights + graph.state:
+        if v.name not in given:
+            raise GraphcError(f"graph {graph.name}: no data for %{v.name}: {v.type}; pass data={{{v.name!r}: array}}")
+        env[v] = as_type(array_of(given[v.name]), v.type, dtype, v.name)
+    for v, array in zip(graph.inputs, in_order(graph, inputs), strict=True):
+        env[v] = as_type(np.asarray(array), v.type, dtype, v.name)
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            try:
+                results = node.op.reference(*(env[v] for v in node.inputs))
+            except Exception as error:
+                raise located(GraphcError(f"the reference of {node.op.name} failed: {error}"), *place(node)) from error
+            for v, array in zip(node.outputs, results, strict=True):
+                env[v] = as_type(np.asarray(array), v.type, dtype, node.op.name)
+    return tuple(env[v] for v in graph.outputs), {target.name: env[new] for target, new in graph.updates}
+
+
+def place(node) -> tuple[str, str]:
+    return node.where, node.scope or node.op.name
+
+
+def in_order(graph: Graph, inputs: Mapping[str, object] | Sequence[object]) -> list[object]:
+    """The inputs in the graph's order; errors list every missing and every unknown name."""
+    names = [v.name for v in graph.inputs]
+    if isinstance(inputs, Mapping):
+        missing, unknown = [n for n in names if n not in inputs], sorted(set(inputs) - set(names))
+        if missing or unknown:
+            raise GraphcError(f"graph {graph.name} takes inputs {names}; missing {missing}, unknown {unknown}")
+        return [inputs[n] for n in names]
+    if len(inputs) != len(names):
+        raise GraphcError(f"graph {graph.name} takes {len(names)} inputs {names}, got {len(inputs)}")
+    return list(inputs)
+
+
+def as_type(array: np.ndarray, type: TensorType, dtype: type, what: str) -> np.ndarray:
+    """The array in the precision of the run; the shape must be the type's."""
+    if array.shape != type.shape:
+        raise GraphcError(f"{what} must have shape {dims(type.shape)}, got {dims(array.shape)}")
+    return array.astype(dtype if type.dtype == "f32" else NUMPY[type.dtype], copy=False)
+
+
+class ReferenceProgram:
+    """A graph as a callable. It keeps its own copy of weights and state (`data`), which a call of a training graph
+    moves one step on."""
+
+    def __init__(self, graph: Graph, dtype: type = np.float64):
+        self.graph, self.dtype = graph, dtype
+        self.data = {v.name: array_of(graph.data[v.name]).copy() for v in graph.weights + graph.state}
+        self.source: dict[str, str] = {}
+
+    def __call__(self, *inputs) -> tuple[np.ndarray, ...]:
+        """Outputs for inputs in the graph's order; updates are kept for the next call."""
+        outputs, updates = run(self.graph, inputs, self.dtype, self.data)
+        self.data.update(updates)
+        return outputs
+
+    step = __call__

@@ -34,11 +34,7 @@ class Constant(Op):
     @property
     def array(self) -> np.ndarray:
         values = np.array(self.values, NUMPY[self.dtype])
-        return np.ascontiguousarray(
-            np.broadcast_to(values if len(values) > 1 else values.reshape(()), self.shape)
-            if len(values) <= 1
-            else values.reshape(self.shape)
-        )
+        return values.reshape(self.shape) if len(values) != 1 else np.full(self.shape, values[0])
 
     @property
     def scalar(self) -> float | int | bool | None:
