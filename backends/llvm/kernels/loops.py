@@ -1,0 +1,266 @@
+"""The generic emitter: any `Loops` as one LLVM function of explicit vectors.
+
+What enters: a kernel and the buffers it names. What leaves: `void k(ptr..., i64 lo, i64 hi)`, which computes the units
+lo <= u < hi. The order of every reduction is the schedule's (`graphc/schedule/nest.py`), so the bits depend neither on
+the vector width nor on how units are shared out. Contractions without a kernel of their own come here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from llvmlite import ir
+
+from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, rewrite, walk
+from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, writes
+from graphc.schedule.layout import Buffer
+from graphc.schedule.nest import SCRATCH_BYTES, UNROLLED, Nest, coefficient, normalise
+
+from .. import emit
+from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
+from ..target import Target
+from ..values import Lanes
+from .stages import Point, Spans, Stages, pieces
+
+VECTORS = 4  # side by side; 2 lose 14 %, 8 gain nothing
+COLUMN_VECTORS = 16  # where a reduction walks over rows far apart, each of which gives a short run
+COLUMN_STRIDE = 256
+NODES = 256  # arithmetic in one iteration of the innermost loop, beyond which fewer vectors go side by side
+DEAR = {"exp": 16, "log": 16, "tanh": 16, "erf": 24}
+PACKED = ("weight", "const", "state", "arena")  # places whose buffers begin at multiples of 64 bytes
+BASE = "%base"  # the lanes axis's value in the first lane
+
+
+def emit_loops(
+    module: ir.Module, name: str, kernel: Loops | Nest, buffers: Mapping[str, Buffer], target: Target
+) -> KernelCode:
+    """A kernel (logical, flat or normalised) as a function of `module`."""
+    nest = normalise(kernel, buffers)
+    loops = nest.kernel
+    written = writes(loops)
+    names = tuple(dict.fromkeys((*reads(loops), *written)))
+    made, b = function(
+        module,
+        name,
+        [PTR] * len(names) + [I64, I64],
+        [*names, "lo", "hi"],
+        noalias=names,
+        readonly=[n for n in names if n not in written],
+        align={n: 64 for n in names if buffers[n].place in PACKED},
+    )
+    *pointers, lo, hi = made.args
+    emitter = _Emitter(b, nest, buffers, dict(zip(names, pointers, strict=True)), target)
+    with loop(b, lo, hi, name="unit") as unit:
+        emitter.unit(unit)
+    b.ret_void()
+    return KernelCode(made, names, nest.units)
+
+
+class _Emitter:
+    def __init__(self, b: ir.IRBuilder, nest: Nest, buffers: Mapping[str, Buffer], pointers: Mapping, target: Target):
+        self.b, self.vl, self.vector = b, target.vl, nest.vector
+        self.nest = nest = _scratch_by_lanes(nest, self.vl) if nest.vector else nest
+        self.par, self.sizes = nest.kernel.par, extents(nest.kernel)
+        self.vectors = self._side_by_side(target)
+        self.copies = self._copies()
+        own = {s.name: s for s in nest.kernel.scratch}
+        self.stages = Stages(b, nest, {**buffers, **own}, pointers, target)
+        self.scratch: list[dict[str, ir.Value]] = []  # of each point that is computed side by side
+
+    # how much goes side by side
+
+    def _side_by_side(self, target: Target) -> int:
+        """Vectors of the lanes axis in one iteration; a power of two."""
+        if self.vector is None:
+            return 1
+        stages = self.nest.kernel.stages
+        column = any(self._steps_far(s) for s in stages) and self.sizes[self.vector] >= COLUMN_STRIDE // 4
+        wanted = COLUMN_VECTORS if column else VECTORS
+        kept = max((self.nest.sets(s) * sum(isinstance(o, Reduce) for o in s.outs) for s in stages), default=1)
+        rows = sum(s.bytes for s in self.nest.kernel.scratch)
+        chunk = self.nest.chunk if self._chunked(self.vector) else 0  # every part of it but the last has whole vectors
+        while wanted > 1 and (
+            wanted * kept > target.vector_registers // 2
+            or wanted * self._nodes() > NODES
+            or wanted * rows > SCRATCH_BYTES
+            or chunk % (wanted * self.vl)
+        ):
+            wanted //= 2
+        return wanted
+
+    def _copies(self) -> int:
+        """Neighbouring values of the innermost loop in one iteration, where one value is less than `vectors`."""
+        if self.vector is None or not all(_straight(s) for s in self.nest.kernel.stages):
+            return 1
+        return max(1, self.vectors // -(-self.sizes[self.vector] // self.vl))
+
+    def _nodes(self) -> int:
+        """The arithmetic of one vector in one iteration."""
+        total = 0
+        for s in self.nest.kernel.stages:
+            nodes = list(walk(*(o.expr for o in s.outs)))
+            dear = sum(DEAR.get(e.op, 0) for e in nodes)
+            total += (dear + sum(map(arithmetic, (o.expr for o in s.outs)))) * (_iterations(s) if _straight(s) else 1)
+        return max(total, 1)
+
+    def _steps_far(self, stage: Stage) -> bool:
+        loops = [a for a, _ in stage.axes]
+        return not _straight(stage) and any(
+            abs(coefficient(e.attr[1][0], loops[-1]) or 0) >= COLUMN_STRIDE
+            for o in stage.outs
+            for e in walk(o.expr)
+            if e.op == "load"
+        )
+
+    # parallel axes
+
+    def _chunked(self, name: str) -> bool:
+        grid = self.nest.grid
+        return grid < len(self.par) and self.par[grid][0] == name and self.nest.chunk < self.par[grid][1]
+
+    def unit(self, unit: ir.Value) -> None:
+        """Unit number -> values of the grid axes and the range of the chunked one."""
+        b, env, span = self.b, {}, None
+        grid = self.nest.grid
+        rest: Number = unit
+        if grid < len(self.par):
+            axis_, extent = self.par[grid]
+            span = (0, extent)
+            if self._chunked(axis_):
+                count = -(-extent // self.nest.chunk)
+                rest, number = self._split(rest, count) if grid else (0, unit)
+                first = mul(b, number, self.nest.chunk)
+                end = add(b, first, self.nest.chunk)
+                span = (first, b.select(b.icmp_signed("<", end, emit.const(I64, extent)), end, emit.const(I64, extent)))
+        for k in reversed(range(grid)):
+            name, extent = self.par[k]
+            rest, env[name] = self._split(rest, extent) if k else (0, rest)
+        self.descend(0, env, {}, span)
+
+    def _split(self, number: Number, extent: int) -> tuple[Number, Number]:
+        return self.b.udiv(number, emit.const(I64, extent)), self.b.urem(number, emit.const(I64, extent))
+
+    def descend(self, k: int, env: dict[str, Number], spans: Spans, span: tuple[Number, Number] | None) -> None:
+        """The parallel axes from the k-th on; `span` is the unit's part of the axis after the grid."""
+        if k == len(self.par):
+            self.points([env], spans, [None])
+            return
+        name, extent = self.par[k]
+        cut = list(pieces(extent, self.nest.cuts.get(name, ())))
+        if k < self.nest.grid:
+            self.choose(k, cut, env, spans, span)
+            return
+        first, stop = span if k == self.nest.grid else (0, extent)
+        if name == self.vector:
+            self.lanes([env], spans, first, stop)
+            return
+        for low, high in cut:
+            inside = {**spans, name: range(low, high)}
+            begin, end = (
+                (self._clip(first, low, "<"), self._clip(stop, high, ">"))
+                if isinstance(stop, ir.Value)
+                else (low, high)
+            )
+            copies = self.copies if k + 2 == len(self.par) and high - low >= 2 * self.copies else 1
+            whole = self._whole(begin, end, copies)
+            if copies > 1:
+                with loop(self.b, begin, whole, copies, name) as i:
+                    self.lanes(
+                        [{**env, name: add(self.b, i, c)} for c in range(copies)], inside, 0, self.sizes[self.vector]
+                    )
+            else:
+                whole = begin
+            with loop(self.b, whole, end, 1, name) as i:
+                self.descend(k + 1, {**env, name: i}, inside, span)
+
+    def _clip(self, x: Number, limit: int, sign: str) -> ir.Value:
+        """max(x, limit) for "<", min for ">"."""
+        x = i64(x)
+        return self.b.select(self.b.icmp_signed(sign, x, emit.const(I64, limit)), emit.const(I64, limit), x)
+
+    def _whole(self, begin: Number, end: Number, step: int) -> Number:
+        if isinstance(begin, int) and isinstance(end, int):
+            return begin + (end - begin) // step * step
+        count = self.b.sub(i64(end), i64(begin))
+        return self.b.add(i64(begin), self.b.mul(self.b.sdiv(count, emit.const(I64, step)), emit.const(I64, step)))
+
+    def choose(self, k: int, cut: list[tuple[int, int]], env: dict, spans: Spans, span) -> None:
+        """A grid axis: one branch for each piece."""
+        name = self.par[k][0]
+        (low, high), *others = cut
+        if not others:
+            self.descend(k + 1, env, {**spans, name: range(low, high)}, span)
+            return
+        with if_else(self.b, self.b.icmp_signed("<", env[name], emit.const(I64, high))) as (then, otherwise):
+            with then:
+                self.descend(k + 1, dict(env), {**spans, name: range(low, high)}, span)
+            with otherwise:
+                self.choose(k, others, dict(env), spans, span)
+
+    def lanes(self, envs: list[dict], spans: Spans, first: Number, stop: Number) -> None:
+        """The lanes axis from `first` to `stop`, for one or several neighbouring points: blocks of vectors, then the
+        rest, its last vector masked."""
+        extent, step = self.sizes[self.vector], self.vectors * self.vl
+        spans = {**spans, self.vector: range(extent)}
+        rest = extent % step
+        fixed = isinstance(stop, int)
+        whole = extent - rest if fixed else self._clip(stop, extent - rest, ">")
+        with loop(self.b, first, whole, step, self.vector) as i:
+            self.block(envs, spans, i, step)
+        if rest:
+            # only the unit that ends with the axis has a rest, at a place that is known
+            last = True if fixed else self.b.icmp_signed("==", stop, emit.const(I64, extent))
+            with if_(self.b, last):
+                self.block(envs, spans, extent - rest, rest)
+
+    def block(self, envs: list[dict], spans: Spans, at: Number, count: int) -> None:
+        """`count` elements of the lanes axis from `at` on."""
+        points, lanes = [], []
+        for k in range(-(-count // self.vl)):
+            left = count - k * self.vl
+            mask = prefix_mask(self.b, self.vl, left) if left < self.vl else None
+            base = add(self.b, at, k * self.vl)
+            points += [{**env, self.vector: base, BASE: base} for env in envs]
+            lanes += [Lanes(self.vector, self.vl, mask)] * len(envs)
+        self.points(points, spans, lanes)
+
+    def points(self, envs: list[dict], spans: Spans, lanes: Iterable[Lanes | None]) -> None:
+        while len(self.scratch) < len(envs):
+            self.scratch.append({s.name: stack(self.b, MEMORY[s.dtype], s.elements) for s in self.nest.kernel.scratch})
+        made = [Point(env, lane, rows) for env, lane, rows in zip(envs, lanes, self.scratch, strict=False)]
+        self.stages.run(made, spans)
+
+
+def _iterations(stage: Stage) -> int:
+    return math.prod(e for _, e in stage.axes)
+
+
+def _straight(stage: Stage) -> bool:
+    """Whether the stage is emitted without loops."""
+    return _iterations(stage) <= UNROLLED
+
+
+def _scratch_by_lanes(nest: Nest, vl: int) -> Nest:
+    """In lane mode each lane has a scratch row of its own: element e of lane l lies at e * vl + l."""
+    own = {s.name for s in nest.kernel.scratch}
+    if not own:
+        return nest
+    lane = Aff.of(nest.vector) - Aff.of(BASE)
+
+    def moved(index: Aff | E) -> Aff | E:
+        return index * vl + lane if isinstance(index, Aff) else binary("mul", index, const(vl, "i32")) + axis(lane)
+
+    def rule(e: E) -> E | None:
+        if e.op == "load" and e.attr[0] in own:
+            return load(e.attr[0], (moved(e.attr[1][0]),), e.dtype)
+        return None
+
+    def out(o: Reduce | Store) -> Reduce | Store:
+        o = replace(o, expr=rewrite(o.expr, rule))
+        return replace(o, indices=(moved(o.indices[0]),)) if isinstance(o, Store) and o.buffer in own else o
+
+    stages = tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in nest.kernel.stages)
+    scratch = tuple(Buffer(s.name, (s.elements * vl,), s.dtype, place="scratch") for s in nest.kernel.scratch)
+    return replace(nest, kernel=replace(nest.kernel, stages=stages, scratch=scratch))

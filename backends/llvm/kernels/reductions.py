@@ -1,0 +1,95 @@
+"""The partial results of a stage's reductions: how they start, take a value, and meet.
+
+What enters: a `Reduce` and values. What leaves: a state, one value for sum, max and min, and (value, index) for argmax,
+scalars or vectors. NaN is the greatest and the least value for max, min and argmax; least index wins ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from graphc.schedule.expr import E
+from graphc.schedule.kernels import Reduce
+from graphc.schedule.normal import IDENTITY, LEAST
+
+from ..emit import I32, const, fma, lanes_of, like, poison, vec
+from ..primitives import TABLES
+from ..values import REGISTER, Values
+
+State = tuple[ir.Value, ...]
+_PRIMITIVE = {"sum": "add", "max": "max", "min": "min"}
+_NO_INDEX = 2**31 - 1
+
+
+def start(out: Reduce, lanes: int | None) -> State:
+    """The state before the first value."""
+    type_ = like(REGISTER[out.expr.dtype], lanes)
+    least = IDENTITY if out.expr.dtype == "f32" else LEAST
+    value = const(type_, least[out.op])
+    return (value, const(like(I32, lanes), _NO_INDEX)) if out.op == "argmax" else (value,)
+
+
+def is_identity(out: Reduce, e: E) -> bool:
+    """Whether taking `e` would change nothing."""
+    least = IDENTITY if e.dtype == "f32" else LEAST
+    return out.op != "argmax" and e.op == "const" and e.attr == least[out.op]
+
+
+def take(values: Values, out: Reduce, e: E, state: State) -> State:
+    """The state after the value of `e`; lanes that do not exist keep theirs. A sum of products takes each with one
+    rounding, on every target."""
+    b = values.b
+    if out.op == "sum" and e.op == "mul" and e.dtype == "f32":
+        x, y = (values.widen(values.value(a)) for a in e.args)
+        new: State = (fma(b, x, y, state[0]),)
+    else:
+        value = values.vector(e)
+        new = meet(b, out, state, (value,) if out.index is None else (value, values.vector(out.index)))
+    mask = values.lanes and values.lanes.mask
+    return tuple(b.select(mask, n, s) for n, s in zip(new, state, strict=True)) if mask else new
+
+
+def meet(b: ir.IRBuilder, out: Reduce, x: State, y: State) -> State:
+    """Two states as one; x comes first."""
+    if out.op == "argmax":
+        return _later_wins(b, out.expr.dtype == "f32", x, y)
+    return (TABLES[out.expr.dtype][_PRIMITIVE[out.op]](b, x[0], y[0]),)
+
+
+def halve(b: ir.IRBuilder, out: Reduce, states: Sequence[State]) -> State:
+    """A power of two of states as one: 2k with 2k/2, until one is left."""
+    states = list(states)
+    while len(states) > 1:
+        half = len(states) // 2
+        states = [meet(b, out, states[k], states[k + half]) for k in range(half)]
+    return states[0]
+
+
+def across(b: ir.IRBuilder, out: Reduce, state: State) -> State:
+    """The lanes of a vector state as one scalar, by halving."""
+    width = lanes_of(state[0])
+    while width > 1:
+        width //= 2
+        low, high = (tuple(_part(b, v, first, width) for v in state) for first in (0, width))
+        state = meet(b, out, low, high)
+    return tuple(b.extract_element(v, const(I32, 0)) for v in state)
+
+
+def _part(b: ir.IRBuilder, v: ir.Value, first: int, count: int) -> ir.Value:
+    return b.shuffle_vector(v, poison(v.type), const(vec(I32, count), list(range(first, first + count))))
+
+
+def _later_wins(b: ir.IRBuilder, real: bool, x: State, y: State) -> State:
+    """argmax: y's where it is greater, or NaN and x is not, or equal with a smaller index."""
+    (u, i), (v, k) = x, y
+    earlier = b.icmp_signed("<", k, i)
+    if real:
+        # not (u >= v): greater, or one of them is NaN; u == u leaves out those where it is u
+        greater = b.and_(b.fcmp_unordered(">", v, u), b.fcmp_ordered("ord", u, u))
+        equal = b.or_(b.fcmp_ordered("==", u, v), b.and_(b.fcmp_unordered("uno", u, u), b.fcmp_unordered("uno", v, v)))
+    else:
+        greater, equal = b.icmp_signed(">", v, u), b.icmp_signed("==", v, u)
+    wins = b.or_(greater, b.and_(equal, earlier))
+    return b.select(wins, v, u), b.select(wins, k, i)

@@ -1,0 +1,225 @@
+"""The stages of a generic kernel at some of its parallel points.
+
+What enters: a `Nest`, and a list of points that are computed side by side: vectors along the parallel lanes axis (lane
+mode), or single points whose stages run vectors along their own inner axis (row mode), or scalars. What leaves: code
+that runs all stages for these points. Partial results are values carried by the loops, never memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from llvmlite import ir
+
+from graphc.schedule.expr import const as constant
+from graphc.schedule.expr import guard
+from graphc.schedule.kernels import Reduce, Stage, Store
+from graphc.schedule.layout import Buffer
+from graphc.schedule.nest import UNROLLED, Nest
+from graphc.schedule.normal import ClippedStore
+
+from ..emit import Number, add, if_, lanes_of, loop_carry, prefix_mask
+from ..target import Target
+from ..values import Lanes, Values
+from . import reductions
+from .reductions import State
+
+Spans = Mapping[str, range]
+ROW_VECTORS = 4  # vectors side by side in a row stage that reduces nothing
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the parallel axes stand, for one point or one vector of points; `pointers` of its own scratch."""
+
+    env: Mapping[str, Number]
+    lanes: Lanes | None = None
+    pointers: Mapping[str, ir.Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One vector (or scalar) at work: `point`, and which of the point's partial results it belongs to."""
+
+    point: int
+    slot: int
+    env: Mapping[str, Number]
+    lanes: Lanes | None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Emits stages. `buffers` holds the scratch buffers too, `pointers` the kernel's arguments."""
+
+    b: ir.IRBuilder
+    nest: Nest
+    buffers: Mapping[str, Buffer]
+    pointers: Mapping[str, ir.Value]
+    target: Target
+
+    def run(self, points: Sequence[Point], spans: Spans) -> None:
+        """All stages, in order, at `points`. `spans`: in which range each axis that is no int stands."""
+        temps: list[dict[str, ir.Value]] = [{} for _ in points]
+        for number in range(len(self.nest.kernel.stages)):
+            _Stage(self, number, points, spans, temps).run()
+
+
+class _Stage:
+    def __init__(self, stages: Stages, number: int, points: Sequence[Point], spans: Spans, temps: list[dict]):
+        self.stages, self.points, self.spans, self.temps = stages, points, spans, temps
+        self.b, self.nest, self.vl = stages.b, stages.nest, stages.target.vl
+        self.stage: Stage = self.nest.kernel.stages[number]
+        self.row = self.nest.rows[number]
+        self.loops = [x for x in self.stage.axes if x[0] != self.row]
+        self.reduces = [o for o in self.stage.outs if isinstance(o, Reduce)]
+        self.sets = self.nest.sets(self.stage) if self.reduces else 1
+        self.vectors = 1
+        if self.row is not None:
+            self.vectors = max(1, self.nest.width(self.stage) // self.vl) if self.reduces else ROW_VECTORS
+        self.slots = self.sets * self.vectors
+
+    def run(self) -> None:
+        lanes = [self.vl if self.row else p.lanes and p.lanes.width for p in self.points]
+        state = [
+            value
+            for width in lanes
+            for _ in range(self.slots)
+            for out in self.reduces
+            for value in reductions.start(out, width)
+        ]
+        state = self.iterate(0, {}, self.spans, state, 0)
+        for number, temps in enumerate(self.temps):
+            cells = [self.unpack(state, number, slot) for slot in range(self.slots)]
+            for r, out in enumerate(self.reduces):
+                # slot = set * vectors + vector: halving the slots takes first the sets, then the vectors
+                result = reductions.halve(self.b, out, [cell[r] for cell in cells])
+                if self.row is not None:
+                    result = reductions.across(self.b, out, result)
+                temps |= dict(zip((out.name, f"{out.name}.i"), result, strict=False))
+
+    # state: for each point, for each slot, for each reduction, its values
+
+    def widths(self) -> list[int]:
+        return [2 if o.op == "argmax" else 1 for o in self.reduces]
+
+    def unpack(self, state: Sequence[ir.Value], point: int, slot: int) -> list[State]:
+        widths = self.widths()
+        at = (point * self.slots + slot) * sum(widths)
+        out = []
+        for width in widths:
+            out.append(tuple(state[at : at + width]))
+            at += width
+        return out
+
+    def pack(self, state: list[ir.Value], point: int, slot: int, cell: Sequence[State]) -> None:
+        at = (point * self.slots + slot) * sum(self.widths())
+        values = [v for s in cell for v in s]
+        state[at : at + len(values)] = values
+
+    # loops over the stage's axes
+
+    def iterate(self, depth: int, env: Mapping, spans: Spans, state: list, number: int) -> list:
+        """The loops from `depth` on. `number`: which set of partial results the iteration belongs to."""
+        if depth == len(self.loops):
+            return self.row_loop(env, spans, state, number) if self.row else self.body(env, spans, state, number)
+        axis, extent = self.loops[depth]
+        last = depth == len(self.loops) - 1
+        sets = self.sets if last else 1
+        if math.prod(e for _, e in self.loops) <= (UNROLLED if self.row is None else self.sets):
+            for i in range(extent):
+                state = self.iterate(depth + 1, {**env, axis: i}, spans, state, i % sets)
+            return state
+        for first, stop in pieces(extent, self.nest.cuts.get(axis, ())):
+            inside = {**spans, axis: range(first, stop)}
+            whole = first + (stop - first) // sets * sets
+            with loop_carry(self.b, first, whole, sets, state, axis) as (i, carried, result):
+                carried = list(carried)
+                for k in range(sets):
+                    at = {**env, axis: add(self.b, i, k)}
+                    carried = self.iterate(depth + 1, at, inside, carried, (first + k) % sets)
+                result.yield_(carried)
+            state = list(result.values)
+            for i in range(whole, stop):
+                state = self.iterate(depth + 1, {**env, axis: i}, spans, state, i % sets)
+        return state
+
+    def row_loop(self, env: Mapping, spans: Spans, state: list, number: int) -> list:
+        extent, step = dict(self.stage.axes)[self.row], self.vectors * self.vl
+        spans = {**spans, self.row: range(extent)}
+        whole = extent // step * step
+        with loop_carry(self.b, 0, whole, step, state, self.row) as (i, carried, result):
+            result.yield_(self.row_block(env, spans, list(carried), number, i, step))
+        state = list(result.values)
+        return self.row_block(env, spans, state, number, whole, extent - whole) if whole < extent else state
+
+    def row_block(self, env: Mapping, spans: Spans, state: list, number: int, at: Number, count: int) -> list:
+        """`count` elements of the row from `at` on."""
+        cells = []
+        for k in range(-(-count // self.vl)):
+            rest = count - k * self.vl
+            mask = prefix_mask(self.b, self.vl, rest) if rest < self.vl else None
+            here = {**env, self.row: add(self.b, at, k * self.vl)}
+            slot = number * self.vectors + k
+            cells += [_Cell(p, slot, here, Lanes(self.row, self.vl, mask)) for p in range(len(self.points))]
+        return self.cells(cells, spans, state)
+
+    def body(self, env: Mapping, spans: Spans, state: list, number: int) -> list:
+        return self.cells([_Cell(k, number, env, p.lanes) for k, p in enumerate(self.points)], spans, state)
+
+    # one iteration
+
+    def cells(self, cells: Sequence[_Cell], spans: Spans, state: list) -> list:
+        """All values of the iteration first, then its stores, then what it adds to the partial results."""
+        at = [self.values(cell, spans) for cell in cells]
+        stored = [
+            (values, out, values.value(out.expr)) for values in at for out in self.stage.outs if isinstance(out, Store)
+        ]
+        for values, cell in zip(at, cells, strict=True):
+            if not self.reduces:
+                break
+            states = self.unpack(state, cell.point, cell.slot)
+            for r, out in enumerate(self.reduces):
+                e = values.decided(out.expr)
+                if not reductions.is_identity(out, e):
+                    states[r] = reductions.take(values, out, e, states[r])
+            self.pack(state, cell.point, cell.slot, states)
+        for values, out, value in stored:
+            self.store(values, out, value)
+        return state
+
+    def values(self, cell: _Cell, spans: Spans) -> Values:
+        point, s = self.points[cell.point], self.stages
+        env = {**point.env, **cell.env}
+        pointers = {**s.pointers, **point.pointers}
+        return Values(self.b, s.buffers, pointers, env, s.target, cell.lanes, self.temps[cell.point], spans)
+
+    def store(self, values: Values, out: Store, value: ir.Value) -> None:
+        if not isinstance(out, ClippedStore):
+            values.store(out.buffer, out.indices[0], value)
+            return
+        where = values.decided(guard(constant(1, "i1"), constant(0, "i1"), out.valid))
+        if where.op == "const":
+            if where.attr:
+                values.store(out.buffer, out.indices[0], value)
+            return
+        condition = values.value(where)
+        if values.lanes is None:
+            with if_(self.b, condition):
+                values.store(out.buffer, out.indices[0], value)
+            return
+        mask = condition if lanes_of(condition) else values.widen(condition)
+        if values.lanes.mask is not None:
+            mask = self.b.and_(mask, values.lanes.mask)
+        clipped = copy.copy(values)
+        clipped.lanes = replace(values.lanes, mask=mask)
+        clipped.store(out.buffer, out.indices[0], value)
+
+
+def pieces(extent: int, cuts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The range 0 .. extent-1 between its cuts, as (first, stop)."""
+    ends = (0, *cuts, extent)
+    return pairwise(ends)
