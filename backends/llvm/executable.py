@@ -126,25 +126,34 @@ def build(path: str | os.PathLike, parts: ExecutableParts, *, cc: str | None = N
         folder = Path(name)
         tools = toolchain.find(cc, triple.split("-", 1)[0] if triple else None)
         try:
-            files = write_sources(folder, parts)
-            toolchain.link(tools, files, folder, "program")
+            runtime = write_runtime(folder, tools)
+            toolchain.link(tools, [*write_program(folder, parts), *runtime], folder, "program")
             os.replace(folder / "program", path)
         except OSError as error:
             raise BuildError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def write_sources(folder: Path, parts: ExecutableParts) -> list[str]:
-    """Writes everything the linker needs into `folder`; returns the names to compile and link."""
+def write_runtime(folder: Path, tools: toolchain.Toolchain) -> list[str]:
+    """Writes the object code of runtime/*.c into `folder`; returns the names of the files."""
+    sources = tuple(sorted(RUNTIME.glob("*.c")))
+    names = [f"runtime_{source.stem}.o" for source in sources]
+    for name, code in zip(names, toolchain.compile_c(tools, sources), strict=True):
+        (folder / name).write_bytes(code)
+    return names
+
+
+def write_program(folder: Path, parts: ExecutableParts) -> list[str]:
+    """Writes what belongs to this network into `folder`; returns the arguments that compile and link it."""
     vectors, offsets = _pack_vectors(parts)
     blobs = {"weights": parts.weights, "state": parts.state, "vectors": vectors}
     for name, data in blobs.items():
         (folder / f"{name}.bin").write_bytes(_bytes_of(data))
-    for item in parts.objects:
-        (folder / f"{item.prefix}.o").write_bytes(item.code)
+    objects = {f"kernels_{item.prefix}.o": item.code for item in parts.objects}
+    for name, code in objects.items():
+        (folder / name).write_bytes(code)
     (folder / "blobs.S").write_text(_assembly(blobs))
     (folder / "metadata.c").write_text(_metadata(parts, offsets))
-    runtime = sorted(str(source) for source in RUNTIME.glob("*.c"))
-    return [f"-I{RUNTIME}", "metadata.c", "blobs.S", *runtime, *(f"{item.prefix}.o" for item in parts.objects)]
+    return [f"-I{RUNTIME}", "metadata.c", "blobs.S", *objects]
 
 
 def header(parts: ExecutableParts) -> str:

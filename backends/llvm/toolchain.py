@@ -7,19 +7,21 @@ Enters: source and object files in a folder. Leaves: one stripped static executa
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from graphc.ir import GraphcError
 
-C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-no-pie", "-fno-pie", "-pthread", "-s")
+C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-pie", "-pthread")
 ZIG_ARCH = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 INSTALL = 'pip install "graphc-compiler[toolchain]"  (or install a C compiler: cc, gcc or clang)'
 
@@ -75,21 +77,36 @@ def links_static(path: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "empty.c")
         source.write_text("int main(void) { return 0; }\n")
-        command = [path, *C_FLAGS, str(source), "-o", str(source.with_suffix(""))]
         try:
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
-        except OSError:
+            link(Toolchain("cc", (path,)), [source.name], Path(folder), "empty")
+        except BuildError:
             return False
+        return True
+
+
+@lru_cache
+def compile_c(toolchain: Toolchain, sources: tuple[Path, ...]) -> tuple[bytes, ...]:
+    """The object code of C sources, one compiler each at the same time; kept for the next program of this process."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        outputs = [Path(name, f"{source.stem}.o") for source in sources]
+        commands = [["-c", str(source), "-o", str(output)] for source, output in zip(sources, outputs, strict=True)]
+        for done in [pool.submit(_call, toolchain, command, Path(name)) for command in commands]:
+            done.result()
+        return tuple(output.read_bytes() for output in outputs)
 
 
 def link(toolchain: Toolchain, files: Sequence[str], folder: Path, output: str) -> None:
     """Compiles and links `files` (names in `folder`, the working folder) into the static executable `output`."""
-    command = [*toolchain.command, *C_FLAGS, *files, "-o", output]
+    _call(toolchain, [*files, "-static", "-no-pie", "-s", "-o", output], folder)
+
+
+def _call(toolchain: Toolchain, arguments: Sequence[str], folder: Path) -> None:
+    command = [*toolchain.command, *C_FLAGS, *arguments]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise BuildError(f"the linker {toolchain.command[0]} does not start: {error.strerror}\n  {INSTALL}") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()[-20:]
-        text = "\n  ".join(["linking the program failed", f"{toolchain.name} ended with {done.returncode}:", *lines])
+        text = "\n  ".join(["building the program failed", f"{toolchain.name} ended with {done.returncode}:", *lines])
         raise BuildError(text)

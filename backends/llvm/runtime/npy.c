@@ -35,8 +35,9 @@ struct header {
     bool seen[3];
 };
 
+/* Python's white space: no vertical tab. */
 static void skip_space(struct cursor *cursor) {
-    while (cursor->at < cursor->end && (*cursor->at == ' ' || (*cursor->at >= '\t' && *cursor->at <= '\r')))
+    while (cursor->at < cursor->end && memchr(" \t\n\r\f", *cursor->at, 5) != NULL)
         cursor->at++;
 }
 
