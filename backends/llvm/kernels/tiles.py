@@ -1,69 +1,95 @@
-"""Register tiles of contractions: how many points times how many vectors are accumulated at once, for any target.
+"""Register tiles and loop order of contractions, chosen by estimated cycles for any target.
 
-What enters: extents of the point axes, the number of vectors along the lanes, the steps of the sum, a target. What
-leaves: the `Tile` with the fewest estimated cycles. Tiles decide speed only: every output is its own chain of fused
-multiply-adds in a fixed order, whatever the tile.
+What enters: a `Form` and a target. What leaves: a `Plan`: how lanes and points are cut into register tiles, how many
+units there are and in which order, and whether long sums pause. A plan decides speed only: every output is its own
+chain of fused multiply-adds in a fixed order, whatever the plan.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..target import Target
+from graphc.schedule.kernels import Axis
+from graphc.schedule.layout import Buffer
 
-FMA_LATENCY = 4  # cycles; with two units per core, eight chains keep them busy
+from ..target import Target
+from .form import LINE, Form, touched
+
+FMA_LATENCY = 4.4  # cycles for chains too few to hide it; eight keep the two units of a core just busy
 PORTS = 2  # fused multiply-adds, and vector loads, per cycle
-L2_BYTES_PER_CYCLE = 32.0  # what weights stream at
+L2_BYTES_PER_CYCLE = 32.0
 MAX_VECTORS = 8  # along the lanes: one row of a matrix product needs eight chains, more only widens the stream
-GATHER_POINTERS = {"x86_64": 6}  # of 15 integer registers; the rest serves weights, counters and limits
-GATHER_POINTERS_ELSE = 12
+POINTERS = {"x86_64": 6}  # for points with a pointer each, of 15 integer registers; on other targets of 30
+POINTERS_ELSE = 12
 SET_STRIDE = 4096  # bytes: rows this far apart share a set of the first-level cache
 ROWS_PER_SET = 6  # of eight ways; two are left to the weights
+SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
+GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
+UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
+PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
+UNROLLED_FMAS = 56  # in the innermost loop; more spill, and overflow the cache of decoded instructions
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x `cols` points times `vectors`. `axes` are the tiled axes, innermost last: one axis (rows = 1), two, or,
-    with `gather`, all points in one flat line, each with its own pointer. `sizes`: extents of the point axes."""
+    """`rows` x `cols` points times `vectors`. `axes` are the tiled axes, innermost last: one (rows = 1), or two; or,
+    with `gather`, all points in one flat line, each with its own pointer. `points`: the point axes."""
 
     vectors: int
     rows: int
     cols: int
     axes: tuple[str, ...]
-    sizes: tuple[tuple[str, int], ...]
+    points: tuple[Axis, ...]
     gather: bool = False
 
     @cached_property
-    def rest(self) -> tuple[tuple[str, int], ...]:
+    def rest(self) -> tuple[Axis, ...]:
         """The point axes that loop outside the tile."""
-        return () if self.gather else tuple((a, n) for a, n in self.sizes if a not in self.axes)
+        return () if self.gather else tuple((a, n) for a, n in self.points if a not in self.axes)
 
     @cached_property
-    def spans(self) -> tuple[int, ...]:
-        """Extents that `rows` and `cols` cut, outermost first: one entry or two."""
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """(extent, tile size) of what the tile cuts, outermost first."""
         if self.gather:
-            return (math.prod(n for _, n in self.sizes),)
-        sizes = dict(self.sizes)
-        return tuple(sizes[a] for a in self.axes) or (1,)
+            return ((math.prod(n for _, n in self.points), self.cols),)
+        sizes = dict(self.points)
+        return tuple(
+            (sizes[a], s) for a, s in zip(self.axes, (self.rows, self.cols)[2 - len(self.axes) :], strict=True)
+        )
 
     @property
     def chunks(self) -> int:
-        """Into how many pieces the points can be cut: the iterations of the outermost loop."""
+        """Iterations of the outermost loop over points: into how many pieces they can be cut."""
         if self.rest:
             return math.prod(n for _, n in self.rest)
-        return tiles_along(self.spans[0], self.rows if len(self.spans) == 2 else self.cols)
+        return tiles_along(*self.spans[0]) if self.spans else 1
 
-    def cycles(self, steps: int, target: Target) -> float:
-        """Estimated cycles for all points and `vectors`."""
-        cols = equalised(self.spans[-1], self.cols)
-        rows = equalised(self.spans[0], self.rows) if len(self.spans) == 2 else ((1, 1),)
-        total = sum(
-            nr * nc * _cycles(r * c, self.vectors, steps, target, self.gather) for r, nr in rows for c, nc in cols
-        )
-        return total * math.prod(n for _, n in self.rest)
+    @property
+    def count(self) -> int:
+        """Tiles in all."""
+        return math.prod(n for _, n in self.rest) * math.prod(tiles_along(*s) for s in self.spans)
+
+    def cycles(self, form: Form, target: Target) -> float:
+        """Estimated cycles for all points."""
+        sizes = [(1, 1)]
+        for span in self.spans:
+            sizes = [(size * s, count * n) for size, count in sizes for s, n in equalised(*span)]
+        lines = self.lines(form) / (self.rows * self.cols)
+        total = sum(n * _cycles(size, self.vectors, lines * size, form, target, self.gather) for size, n in sizes)
+        return total * math.prod(n for _, n in self.rest) * (GATHERED if self.gather else 1)
+
+    def lines(self, form: Form) -> float:
+        """Lines of x that one step of a whole tile reads, on average new ones: a line lasts for some steps."""
+        left, reach = self.cols, {}
+        for a, n in reversed(self.points) if self.gather else ():
+            reach[form.inner(a)], left = min(left, n), tiles_along(left, n)
+        if not self.gather:
+            reach = dict(zip(self.axes, (self.rows, self.cols)[2 - len(self.axes) :], strict=True))
+        step = abs(form.x.coef(form.red[-1][0])) if form.red else LINE
+        return touched(form.x, reach) / LINE / max(1.0, LINE / max(step, 1))
 
 
 def tiles_along(extent: int, size: int) -> int:
@@ -78,13 +104,12 @@ def equalised(extent: int, size: int) -> tuple[tuple[int, int], ...]:
     return tuple((s, k) for s, k in ((large, many), (large - 1, n - many)) if k)
 
 
-def _cycles(points: int, vectors: int, steps: int, target: Target, gather: bool) -> float:
-    fma = points * vectors / PORTS
-    loads = (points + vectors) / PORTS
-    stream = vectors * target.vector_bytes / L2_BYTES_PER_CYCLE
+def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target, gather: bool) -> float:
+    step = max(points * vectors / PORTS, (points + vectors) / PORTS, FMA_LATENCY)
+    stream = (vectors * target.vector_bytes + lines * LINE * 4) / L2_BYTES_PER_CYCLE
     # start of a tile: addresses, clearing; its end: about three operations for each accumulator
     overhead = 16 + 1.5 * points * vectors + (5 * points if gather else 0)
-    return steps * max(fma, loads, stream, FMA_LATENCY) + overhead
+    return form.steps * (max(step, stream) + 0.1 * stream) + overhead
 
 
 def fits(points: int, vectors: int, target: Target) -> bool:
@@ -94,28 +119,26 @@ def fits(points: int, vectors: int, target: Target) -> bool:
     return points * vectors + min(points, vectors) + 1 <= registers
 
 
-def candidates(
-    sizes: Sequence[tuple[str, int]], vectors: int, x_strides: Mapping[str, int], target: Target
-) -> Iterator[Tile]:
-    """Every tile worth considering for `vectors` vectors. `x_strides`: elements from point to point in x, per axis."""
-    sizes = tuple(sizes)
+def _candidates(form: Form, vectors: int, target: Target) -> Iterator[Tile]:
+    """Every tile worth considering for `vectors` vectors."""
+    points = form.points
     most = max(m for m in range(1, target.vector_registers) if fits(m, vectors, target))
-    if not sizes:
+    if not points:
         yield Tile(vectors, 1, 1, (), ())
-        return
-    for axis, extent in sizes:
-        limit = most if x_strides[axis] * 4 % SET_STRIDE else min(most, ROWS_PER_SET)
-        for cols in range(1, min(limit, extent) + 1):
-            yield Tile(vectors, 1, cols, (axis,), sizes)
-            for row_axis, row_extent in sizes:
-                if row_axis != axis and cols == extent:
-                    for rows in range(2, min(most // cols, row_extent) + 1):
-                        yield Tile(vectors, rows, cols, (row_axis, axis), sizes)
-    if len(sizes) > 1:
-        pointers = GATHER_POINTERS.get(target.arch, GATHER_POINTERS_ELSE)
-        points = math.prod(n for _, n in sizes)
-        for cols in range(1, min(most, pointers, points) + 1):
-            yield Tile(vectors, 1, cols, (), sizes, gather=True)
+    for axis, extent in reversed(points):
+        if (stride := form.x_stride(axis)) is None:
+            continue
+        limit = min(extent, most if stride * 4 % SET_STRIDE else min(most, ROWS_PER_SET))
+        for cols in range(1, limit + 1):
+            yield Tile(vectors, 1, cols, (axis,), points)
+        for row, row_extent in points:
+            if row != axis and form.x_stride(row) is not None and extent <= limit:
+                for rows in range(2, min(most // extent, row_extent) + 1):
+                    yield Tile(vectors, rows, extent, (row, axis), points)
+    if len(points) > 1 or form.whole:
+        pointers = POINTERS.get(target.arch, POINTERS_ELSE)
+        for cols in range(1, min(most, pointers, math.prod(n for _, n in points)) + 1):
+            yield Tile(vectors, 1, cols, (), points, gather=True)
 
 
 @dataclass(frozen=True)
@@ -126,26 +149,56 @@ class Group:
     tile: Tile
 
 
-def choose(
-    sizes: Sequence[tuple[str, int]],
-    vectors: int,
-    per_block: int,
-    steps: int,
-    x_strides: Mapping[str, int],
-    target: Target,
-    last_apart: bool = False,
-) -> tuple[Group, ...]:
-    """How `vectors` vectors along the lanes are grouped and tiled: one kind of group, or main groups and a last one.
+@dataclass(frozen=True)
+class Plan:
+    """One kind of lane group, or main groups and a last one; `chunks` of points; the order of the units:
+    `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points go
+    by. `pause`: (position in `red`, length) of the pieces of the sum between which accumulators rest in the output.
+    `unroll`: steps in one iteration of the innermost loop."""
 
-    Main groups are whole blocks of lanes (`per_block` vectors), so that their offsets are affine. `last_apart`: the
-    last vector is incomplete and must be masked, so its group has code of its own.
-    """
-    best: dict[int, tuple[float, Tile] | None] = {}
+    groups: tuple[Group, ...]
+    chunks: int
+    points_first: bool
+    pause: tuple[int, int] | None
+    unroll: int
+    units: int
 
-    def tile(n: int) -> tuple[float, Tile] | None:
+
+def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
+    """The plan of fewest estimated cycles."""
+    if form.block % target.vl:
+        raise ValueError(f"contraction {form.name}: blocks of {form.block} lanes are no multiple of {target.vl}")
+    groups = _groups(form, target)
+    batch = math.prod(e for _, e in form.batch)
+    outer = batch * sum(g.count for g in groups)
+    most = max(g.tile.chunks for g in groups)
+    chunks = min(most, -(-UNITS // outer))
+    pause = None
+    if form.plain is not None and not form.partial and form.red:
+        # one outermost point at a time: its piece of x is what the pieces of the sum keep in the cache
+        whole = form.points[0][1] if len(form.points) > 1 else 1
+        pieces = whole * -(-chunks // whole)
+        if pieces <= most:
+            pause = _pause(form, groups[0].tile, pieces, form.points[1:] if whole > 1 else form.points, target)
+            chunks = pieces if pause else chunks
+    points_first = not pause and buffers[form.w_buffer].bytes <= target.l2_bytes // 2 < buffers[form.x_buffer].bytes
+    if points_first:
+        chunks = min(most, -(-UNITS // batch))
+    return Plan(groups, chunks, points_first, pause, _unroll(form, groups), outer * chunks)
+
+
+def _groups(form: Form, target: Target) -> tuple[Group, ...]:
+    """How the lanes are cut. Main groups are whole blocks of lanes, so that their offsets are affine; where an
+    incomplete last vector must be masked, its group has code of its own."""
+    vectors, per_block = -(-form.channels // target.vl), form.block // target.vl
+    apart = form.lanes_clipped and form.channels % target.vl != 0
+    best: dict[int, tuple[float, Tile]] = {}
+
+    def tile(n: int) -> tuple[float, Tile]:
         if n not in best:
-            fitting = candidates(sizes, n, x_strides, target) if fits(1, n, target) else ()
-            best[n] = min(((t.cycles(steps, target), t) for t in fitting), key=lambda c: c[0], default=None)
+            costs = ((t.cycles(form, target), k, t) for k, t in enumerate(_candidates(form, n, target)))
+            cost, _, found = min(costs)
+            best[n] = cost, found
         return best[n]
 
     plans = []
@@ -154,10 +207,52 @@ def choose(
             continue
         for last in {vectors % size, vectors % size + size}:
             main = (vectors - last) // size
-            if last > MAX_VECTORS or vectors < last or (last_apart and not last):
+            if last > MAX_VECTORS or last > vectors or (apart and not last):
                 continue
-            parts = [(n, tile(k)) for n, k in ((main, size), (1, last)) if n and k]
-            if all(t for _, t in parts):
-                cost = sum(n * t[0] for n, t in parts)
-                plans.append((cost, len(parts), -size, tuple(Group(n, t[1]) for n, t in parts)))
-    return min(plans, key=lambda p: p[:3])[3]
+            parts = [(n, *tile(k)) for n, k in ((main, size), (1, last)) if n and k]
+            cost = sum(n * c for n, c, _ in parts) * (SECOND_KIND if len(parts) > 1 else 1)
+            plans.append((cost, len(plans), tuple(Group(n, t) for n, _, t in parts)))
+    return min(plans)[2]
+
+
+def _unroll(form: Form, groups: tuple[Group, ...]) -> int:
+    """Steps in one iteration of the innermost loop, such that no two of them read the same element of x for different
+    points: LLVM would keep every such element in a register, across the whole block, and spill the accumulators."""
+    if not form.red:
+        return 1
+    axis, extent = form.red[-1]
+    step, widest = abs(form.x.coef(axis)), max(max(g.tile.rows, g.tile.cols) for g in groups)
+    tiled = {a for g in groups for a in (dict(form.points) if g.tile.gather else g.tile.axes)}
+    reached = {abs(form.x.coef(form.inner(a))) * d for a in tiled for d in range(1, min(widest, dict(form.points)[a]))}
+    most = max(g.tile.rows * g.tile.cols * g.tile.vectors for g in groups)
+    fitting = [n for n in (4, 3, 2) if n <= extent and n * most <= UNROLLED_FMAS]
+    fitting = [n for n in fitting if not any(step * k in reached for k in range(1, n))]
+    return min(fitting, key=lambda n: extent % n, default=1)
+
+
+def _pause(form: Form, tile: Tile, chunks: int, near: tuple[Axis, ...], target: Target) -> tuple[int, int] | None:
+    """Where to cut the sum so that a piece of both operands stays in the second-level cache while all tiles of a unit
+    go by; None where nothing is gained: few tiles, or operands that it holds as they are."""
+    if tile.count <= 2 * chunks:
+        return None
+    blocks = tiles_along(tile.vectors * target.vl, form.block)
+    points: dict[str, int] = {}
+    for a, e in near:
+        split = form.whole.get(a)
+        points |= {split.outer: split.blocks, split.inner: split.block} if split else {a: e}
+
+    def footprint(position: int, length: int) -> int:
+        inner = dict(form.red[position:]) | {form.red[position][0]: length}
+        lanes = {form.lanes: form.block} | ({form.partner: blocks} if form.partner else {})
+        return 4 * (touched(form.x, inner | points) + touched(form.w, inner | lanes))
+
+    budget = target.l2_bytes // 2
+    if footprint(0, form.red[0][1]) <= budget:
+        return None
+    for position, (_, extent) in enumerate(form.red):
+        inside = math.prod(e for _, e in form.red[position + 1 :])
+        least = min(extent, max(1, tiles_along(PAUSE_STEPS, inside)))
+        fitting = [n for n in range(least, extent + 1) if footprint(position, n) <= budget]
+        if fitting:
+            return position, equalised(extent, fitting[-1])[0][0]
+    return None

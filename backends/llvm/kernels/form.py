@@ -1,0 +1,226 @@
+"""What a contraction looks like to the register tiles: every axis by its role.
+
+What enters: a flattened `Contraction`. What leaves: a `Form`, the one shape that all kinds share: `out[points, lanes] =
+sum over red of x[point, red] * w[red, lanes]`, repeated for each `batch`. Axes of one iteration are gone, and
+neighbouring axes that every use sees as one are one. ValueError says why a kernel does not have the form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+from graphc.schedule.expr import Aff, substitute_axes, walk
+from graphc.schedule.kernels import ACC, Access, Axis, Store
+from graphc.schedule.layout import Buffer
+from graphc.schedule.normal import ClippedStore, FlatContraction, Split
+
+LINE = 16  # floats in one line of a cache
+
+
+@dataclass(frozen=True)
+class Form:
+    """`partner` is the axis of lane blocks (None: there is one block of `block` lanes); `channels` lanes exist in all.
+
+    `batch` axes are those that both operands know, `points` those that w does not know, widest stride in x first. A
+    point axis that was split and whose last block is incomplete appears under its own name and true extent, with its
+    split in `whole`; `pad` are its places in the padding, which only get zeros. `partial` are the reduction axes whose
+    last block is incomplete, by their outer axis.
+    """
+
+    name: str
+    x: Aff
+    w: Aff
+    x_buffer: str
+    w_buffer: str
+    stores: tuple[Store, ...]
+    lanes: str
+    partner: str | None
+    block: int
+    channels: int
+    batch: tuple[Axis, ...]
+    points: tuple[Axis, ...]
+    red: tuple[Axis, ...]
+    partial: Mapping[str, Split]
+    whole: Mapping[str, Split]
+    pad: tuple[str, int, int] | None
+    w_clipped: bool
+    extents: Mapping[str, int]
+
+    @cached_property
+    def steps(self) -> int:
+        """Multiply-adds in one output element."""
+        total = math.prod(e for _, e in self.red)
+        for s in self.partial.values():
+            total = total * s.extent // (s.blocks * s.block)
+        return total
+
+    @property
+    def lanes_clipped(self) -> bool:
+        """Whether the lanes beyond `channels` must not be touched somewhere."""
+        return self.w_clipped or any(self.clipped(s, self.lanes) for s in self.stores)
+
+    def clipped(self, store: Store, axis: str) -> bool:
+        """Whether `store` does not happen beyond the extent of the split axis with this inner part."""
+        return isinstance(store, ClippedStore) and any(aff.coef(axis) for aff, _, _ in store.valid)
+
+    @property
+    def plain(self) -> Store | None:
+        """The only store, where it stores just the sum, along the lanes, everywhere: sums may then rest in memory."""
+        store = self.stores[0]
+        if len(self.stores) != 1 or self.clipped(store, self.lanes) or store.expr is not ACC:
+            return None
+        return store if store.indices[0].coef(self.lanes) == 1 else None
+
+    def inner(self, point: str) -> str:
+        """The axis that the offsets know, of a point axis."""
+        return self.whole[point].inner if point in self.whole else point
+
+    def x_stride(self, point: str) -> int | None:
+        """Elements in x from one value of a point axis to the next; None where that is not one number."""
+        return None if point in self.whole else self.x.coef(point)
+
+
+def touched(aff: Aff, extents: Mapping[str, int]) -> int:
+    """About how many elements of memory `aff` reaches while the axes in `extents` run, in whole lines."""
+    dense, copies = 1, 1
+    for coef, extent in sorted((abs(c), extents[a]) for a, c in aff.terms if a in extents):
+        if coef <= max(dense, LINE):
+            dense += coef * (extent - 1)
+        else:
+            copies *= extent
+    return max(dense, LINE) * copies
+
+
+def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer]) -> Form:
+    """The form of `kernel`. ValueError where it has another."""
+    split = kernel.split(kernel.lanes)
+    names = {kernel.x.buffer, kernel.w.buffer, *(s.buffer for s in kernel.stores)}
+    if any(buffers[n].dtype != "f32" for n in names):
+        raise ValueError(f"contraction {kernel.name} is not all f32")
+    if written := {kernel.x.buffer, kernel.w.buffer} & {s.buffer for s in kernel.stores}:
+        raise ValueError(f"contraction {kernel.name} writes its operand {', '.join(sorted(written))}")
+    if (stride := kernel.w.indices[0].coef(kernel.lanes)) != 1:
+        raise ValueError(f"contraction {kernel.name}: %{kernel.w.buffer} has stride {stride} along the lanes, not 1")
+    kernel = _joined(_without_single(kernel), {kernel.lanes, split.outer})
+    x, w = kernel.x.indices[0], kernel.w.indices[0]
+    par = [(a, e) for a, e in kernel.par if a != kernel.lanes]
+    partner = split.outer if split.outer in dict(par) else None
+    if x.coef(kernel.lanes) or (partner and x.coef(partner)):
+        raise ValueError(f"contraction {kernel.name}: %{kernel.x.buffer} depends on the lanes")
+    batch = tuple((a, e) for a, e in par if a != partner and w.coef(a))
+    points, whole, pad = _points(kernel, [(a, e) for a, e in par if a != partner and not w.coef(a)])
+    red = dict(kernel.red)
+    for s in kernel.splits:
+        if s.partial and s is not split and {s.outer, s.inner} & set(dict(batch)):
+            raise ValueError(f"contraction {kernel.name}: an incomplete block along {s.axis}, which both operands know")
+    partial = {s.outer: s for s in kernel.splits if s.partial and s.inner in red and s.outer in red}
+    return Form(
+        kernel.name,
+        x,
+        w,
+        kernel.x.buffer,
+        kernel.w.buffer,
+        kernel.stores,
+        kernel.lanes,
+        partner,
+        split.block,
+        split.extent,
+        batch,
+        tuple(sorted(points, key=lambda p: -abs(x.coef(whole[p[0]].inner if p[0] in whole else p[0])))),
+        kernel.red,
+        partial,
+        whole,
+        pad,
+        kernel.w_clipped,
+        dict(kernel.par + kernel.red),
+    )
+
+
+def _points(kernel: FlatContraction, axes: list[Axis]) -> tuple[list[Axis], dict[str, Split], tuple | None]:
+    """Point axes with incomplete blocks made whole: their true extents, and where the padding is.
+
+    A single block needs no division: its inner axis just ends early. ValueError for two such axes at once."""
+    names, whole, pad = dict(axes), {}, None
+    for s in kernel.splits:
+        if not s.partial or s.inner not in names:
+            continue
+        if pad is not None:
+            raise ValueError(f"contraction {kernel.name} has incomplete blocks along {pad[0]} and {s.axis}")
+        if s.outer not in names:
+            names[s.inner], pad = s.extent, (s.inner, s.extent, s.block)
+            continue
+        names = {s.axis if a == s.inner else a: s.extent if a == s.inner else e for a, e in names.items()}
+        del names[s.outer]
+        whole[s.axis], pad = s, (s.axis, s.extent, s.blocks * s.block)
+    return list(names.items()), whole, pad
+
+
+def _substituted(kernel: FlatContraction, axes: Mapping[str, Aff], sizes: Mapping[str, int]) -> FlatContraction:
+    """Axes replaced everywhere. `sizes` gives the extents of those that remain."""
+
+    def store(s: Store) -> Store:
+        s = replace(s, indices=(s.indices[0].substitute(axes),), expr=substitute_axes(s.expr, axes))
+        if isinstance(s, ClippedStore):
+            s = replace(s, valid=tuple((a.substitute(axes), lo, hi) for a, lo, hi in s.valid))
+        return s
+
+    def access(a: Access) -> Access:
+        return replace(a, indices=(a.indices[0].substitute(axes),))
+
+    return replace(
+        kernel,
+        par=tuple((a, sizes[a]) for a, _ in kernel.par if a in sizes),
+        red=tuple((a, sizes[a]) for a, _ in kernel.red if a in sizes),
+        x=access(kernel.x),
+        w=access(kernel.w),
+        stores=tuple(store(s) for s in kernel.stores),
+    )
+
+
+def _without_single(kernel: FlatContraction) -> FlatContraction:
+    """Axes of one iteration dropped. A reduction axis whose only block is incomplete ends early instead."""
+    sizes = dict(kernel.par + kernel.red)
+    gone = [a for a, e in sizes.items() if e == 1 and a != kernel.lanes]
+    for s in kernel.splits:
+        if s.outer in gone and s.inner in dict(kernel.red):
+            sizes[s.inner] = s.valid(0)
+    return _substituted(kernel, dict.fromkeys(gone, Aff()), {a: e for a, e in sizes.items() if a not in gone})
+
+
+def _joined(kernel: FlatContraction, apart: set[str]) -> FlatContraction:
+    """rewrite: axes (a, b) -> b, where each use is a multiple of `extent(b) * a + b`. `apart` stay as they are."""
+    blocks = {(s.outer, s.inner): s for s in kernel.splits}
+    torn = {a for s in kernel.splits if s.partial for a in (s.outer, s.inner)}
+    for axes, summed in ((kernel.par, False), (kernel.red, True)):
+        for (a, _), (b, _) in pairwise(axes):
+            sizes = dict(kernel.par + kernel.red)
+            split = blocks.get((a, b)) if summed else None
+            if a not in sizes or {a, b} & apart or (split is None and {a, b} & torn):
+                continue
+            uses = (kernel.x.indices[0], kernel.w.indices[0]) if summed else _uses(kernel)
+            if all(u.coef(a) == u.coef(b) * sizes[b] for u in uses):
+                count = sizes.pop(a)
+                # a sum runs over the channels that exist; those lie together once the blocks are joined
+                sizes[b] = split.extent if split else count * sizes[b]
+                kernel = _substituted(kernel, {a: Aff()}, sizes)
+    return kernel
+
+
+def _uses(kernel: FlatContraction) -> list[Aff]:
+    """Every affine form of the kernel: offsets, guards, clips, axis values."""
+    out = [kernel.x.indices[0], kernel.w.indices[0]]
+    for s in kernel.stores:
+        out.append(s.indices[0])
+        out += [aff for aff, _, _ in (s.valid if isinstance(s, ClippedStore) else ())]
+        for e in walk(s.expr):
+            if e.op == "load":
+                out += [i for i in e.attr[1] if isinstance(i, Aff)]
+            elif e.op == "guard":
+                out += [aff for aff, _, _ in e.attr]
+            elif e.op == "axis":
+                out.append(e.attr)
+    return out
