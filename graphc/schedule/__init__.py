@@ -1,0 +1,52 @@
+"""The schedule level: kernels over buffers, and the passes that make them few, lay their data out and plan memory."""
+
+import os
+
+from graphc.ir import Graph
+
+from .assign_layouts import assign_layouts
+from .fuse import fuse
+from .kernels import Contraction, Loops, Schedule
+from .layout import Buffer, Layout
+from .lower import lower
+from .order import order
+from .plan_memory import plan_memory
+from .text import show
+
+PIPELINE = (
+    fuse,  # few kernels first: layouts and memory then see only the buffers that remain
+    order,  # updates as early as they may run, so that gradients die young
+    assign_layouts,  # blocks, packed weights, halos, and the copies that these need
+    plan_memory,  # offsets, once every buffer and the order are known
+)
+
+
+def make_schedule(graph: Graph) -> Schedule:
+    """The planned schedule of a decomposed graph."""
+    schedule = lower(graph)
+    dump = os.environ.get("GRAPHC_DUMP")
+    for i, step in enumerate((None, *PIPELINE)):
+        schedule = step(schedule) if step else schedule
+        if dump:
+            os.makedirs(dump, exist_ok=True)
+            name = step.__name__ if step else "lower"
+            with open(os.path.join(dump, f"{graph.name}.schedule.{i}-{name}.txt"), "w") as file:
+                file.write(show(schedule))
+    return schedule
+
+
+__all__ = [
+    "PIPELINE",
+    "Buffer",
+    "Contraction",
+    "Layout",
+    "Loops",
+    "Schedule",
+    "assign_layouts",
+    "fuse",
+    "lower",
+    "make_schedule",
+    "order",
+    "plan_memory",
+    "show",
+]

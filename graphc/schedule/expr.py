@@ -337,7 +337,7 @@ def axes_of(*roots: E) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def arithmetic(root: E) -> int:
-    """How many arithmetic primitives the tree holds: what a second evaluation of it would cost."""
+    """How many arithmetic primitives the tree holds."""
     return sum(e.op not in ("const", "axis", "load", "temp", "guard") for e in walk(root))
 
 

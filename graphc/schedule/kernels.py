@@ -172,8 +172,11 @@ def writes(kernel: Kernel) -> list[str]:
 class Schedule:
     """A program before it is code: buffers, kernels in execution order, and the caller's view of them.
 
-    `inputs` and `outputs` name buffers in call order. `arena_bytes`, `weight_bytes`, `state_bytes` are the sizes of
-    the three memories the program gets; every arena, weight, const and state buffer has an offset once planned.
+    `inputs` and `outputs` name buffers in call order. `aliases` maps a buffer to the one whose memory it shares under
+    another shape. `leaves` maps weight and state buffers to the user's names, `data` holds arrays by user's name or,
+    for constants, by buffer. Once planned, every arena, weight, const and state buffer has an offset, and `arena_bytes`,
+    `weight_bytes` (constants included) and `state_bytes` are the sizes of the three memories the program gets;
+    `lifetimes` are the first and last kernel that touch an arena buffer.
     """
 
     name: str
@@ -181,6 +184,9 @@ class Schedule:
     kernels: tuple[Kernel, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict, repr=False)
+    leaves: Mapping[str, str] = field(default_factory=dict)
     arena_bytes: int = 0
     weight_bytes: int = 0
     state_bytes: int = 0
@@ -188,3 +194,7 @@ class Schedule:
 
     def replace(self, **changes) -> Schedule:
         return replace(self, **changes)
+
+    def root(self, buffer: str) -> str:
+        """The buffer that owns the memory."""
+        return self.aliases.get(buffer, buffer)
