@@ -53,7 +53,9 @@ def find(choice: str | None = None, arch: str | None = None) -> Toolchain:
             if path and links_static(path):
                 return Toolchain("cc", (path,))
     if choice != "cc" and importlib.util.find_spec("ziglang") is not None:
-        return Toolchain("zig", (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl"))
+        return Toolchain(
+            "zig", (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl", "-fno-sanitize=undefined")
+        )
     raise BuildError(f"{_missing(choice, arch, here)}\n  {INSTALL}")
 
 

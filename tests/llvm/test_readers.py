@@ -83,6 +83,8 @@ def read(driver: Path, folder: Path, cases: list[tuple[int, bytes]]) -> list[np.
     (folder / "list").write_text("".join(lines))
     done = subprocess.run([driver, "list"], cwd=folder, capture_output=True, text=True, errors="replace")
     assert (done.returncode, done.stderr) == (0, "")
+    for i in range(len(cases)):
+        (folder / f"case{i}").unlink()
     results = done.stdout.splitlines()
     assert len(results) == len(cases)
     return [_result(which, i, line) for i, ((which, _), line) in enumerate(zip(cases, results, strict=True))]
