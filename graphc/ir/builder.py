@@ -68,9 +68,10 @@ def make_node(op: Op, inputs: tuple[Value, ...]) -> Node:
 
 
 def located(error: GraphcError, where: str, what: str) -> GraphcError:
-    """The same error with `file:line  what:` in front, unless it already has a place."""
+    """The same error with `file:line  what:` in front, unless it already has a place. `bare` is the text without."""
     if getattr(error, "place", ""):
         return error
     placed = type(error)(f"{where}  {what}: {error}" if where else f"{what}: {error}")
     placed.place = where or what
+    placed.bare = str(error)
     return placed

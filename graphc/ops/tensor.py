@@ -234,7 +234,9 @@ def apply(op: Op, *operands: Tensor | float | np.ndarray) -> Tensor | tuple[Tens
 
 
 def lift_constants(operands: Sequence) -> tuple[Tensor, ...]:
-    """Operands as tensors; a bare number takes the element type of the first tensor (booleans aside)."""
+    """Operands as tensors (a parameter as its leaf); a bare number takes the element type of the first tensor
+    (booleans aside)."""
+    operands = [t.tensor() if hasattr(t, "tensor") else t for t in operands]
     dtype = next((t.dtype for t in operands if isinstance(t, Tensor) and t.dtype != "i1"), "f32")
     return tuple(t if isinstance(t, Tensor) else constant(t, dtype) for t in operands)
 
@@ -283,7 +285,7 @@ def resolve_shape(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, .
 
 def power(x: Tensor, y) -> Tensor:
     """x ** y. Small integer exponents multiply, 0.5 is a square root, the rest is exp(y * log(x)) (NaN for x < 0)."""
-    if isinstance(y, Tensor):
+    if not isinstance(y, int | float | np.number):
         return (x.log() * y).exp()
     y = float(y)
     if y.is_integer() and 0 <= abs(y) <= 64:

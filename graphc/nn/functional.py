@@ -1,0 +1,321 @@
+"""Functions on symbolic tensors: the ones `graphc` exports at the top, and those of PyTorch's `nn.functional`.
+
+Names, arguments and defaults are PyTorch's. Images are NxCxHxW. A mistake in shapes is an error that names the line.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Sequence
+
+from graphc.ir import GraphcError, ShapeError, TensorType, current_scope, located, user_line
+from graphc.ops import Tensor, apply, constant
+from graphc.ops import concat as concat_tensors
+from graphc.ops.contraction import Conv2d, Linear
+from graphc.ops.norm import CrossEntropy, LogSoftmax, Softmax
+from graphc.ops.random import Dropout
+from graphc.ops.shape import pad
+from graphc.ops.window import MaxPool2d, SumPool2d
+
+from .trace import recorder
+
+Axes = int | Sequence[int] | None
+Pair = int | tuple[int, int]
+
+
+def tensor(x) -> Tensor:
+    """A tensor from a tensor, a parameter, a number or an array."""
+    if isinstance(x, Tensor):
+        return x
+    return x.tensor() if hasattr(x, "tensor") else constant(x)
+
+
+def pair(value: Pair, what: str = "size") -> tuple[int, int]:
+    """(v, v) from an integer, a pair as it is."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise GraphcError(f"{what} must be an integer or a pair of integers, got {value!r}")
+    return values
+
+
+def mistake(message: str, what: str) -> ShapeError:
+    """A shape error placed on the user's line, in the current module or else in `what`."""
+    return located(ShapeError(message), user_line(), current_scope() or what)
+
+
+def axis_of(x: Tensor, dim: int, what: str) -> int:
+    """`dim` as a non-negative number."""
+    if not -x.ndim <= dim < x.ndim:
+        raise mistake(f"dimension {dim} is out of range for a tensor of {x.ndim} dimensions", what)
+    return dim % x.ndim
+
+
+# Elementwise
+
+
+def exp(x) -> Tensor:
+    return tensor(x).exp()
+
+
+def log(x) -> Tensor:
+    return tensor(x).log()
+
+
+def sqrt(x) -> Tensor:
+    return tensor(x).sqrt()
+
+
+def tanh(x) -> Tensor:
+    return tensor(x).tanh()
+
+
+def erf(x) -> Tensor:
+    return tensor(x).erf()
+
+
+def sigmoid(x) -> Tensor:
+    return tensor(x).sigmoid()
+
+
+def relu(x, inplace: bool = False) -> Tensor:
+    """max(x, 0). `inplace` is accepted for PyTorch's sake and means nothing: the memory plan decides that."""
+    return tensor(x).relu()
+
+
+def gelu(x, approximate: str = "none") -> Tensor:
+    """x * Phi(x) (Hendrycks and Gimpel, 2016); approximate='tanh' replaces Phi by its tanh approximation."""
+    x = tensor(x)
+    if approximate == "tanh":
+        return x * 0.5 * (1.0 + (math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)).tanh())
+    if approximate != "none":
+        raise GraphcError(f"approximate must be 'none' or 'tanh', got {approximate!r}")
+    return x * 0.5 * (1.0 + (x * math.sqrt(0.5)).erf())
+
+
+def abs(x) -> Tensor:
+    return builtins.abs(tensor(x))
+
+
+def maximum(x, y) -> Tensor:
+    """The greater of two, element by element."""
+    return tensor(x).maximum(y)
+
+
+def minimum(x, y) -> Tensor:
+    """The smaller of two, element by element."""
+    return tensor(x).minimum(y)
+
+
+def where(condition: Tensor, x, y) -> Tensor:
+    """x where the condition holds, else y."""
+    return condition.select(x, y)
+
+
+# Reductions and shape
+
+
+def sum(x, axes: Axes = None, keepdim: bool = False) -> Tensor:
+    return tensor(x).sum(axes, keepdim)
+
+
+def mean(x, axes: Axes = None, keepdim: bool = False) -> Tensor:
+    return tensor(x).mean(axes, keepdim)
+
+
+def max(x, axes: Axes = None, keepdim: bool = False) -> Tensor:
+    return tensor(x).max(axes, keepdim)
+
+
+def reshape(x, *shape: int | Sequence[int]) -> Tensor:
+    return tensor(x).reshape(*shape)
+
+
+def transpose(x, *axes: int | Sequence[int]) -> Tensor:
+    return tensor(x).transpose(*axes)
+
+
+def flatten(x, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """The dimensions from start to end, both included, as one."""
+    x = tensor(x)
+    if x.ndim == 0:
+        return x.reshape(1)
+    start, end = axis_of(x, start_dim, "flatten"), axis_of(x, end_dim, "flatten")
+    if start > end:
+        raise mistake(f"flatten from dimension {start_dim} to {end_dim}: the start comes after the end", "flatten")
+    return x.flatten(start, end)
+
+
+def concat(tensors: Sequence, axis: int = 0) -> Tensor:
+    """The tensors one after the other along `axis`."""
+    parts = [tensor(t) for t in tensors]
+    if not parts:
+        raise mistake("concat of no tensors", "concat")
+    return concat_tensors(parts, axis_of(parts[0], axis, "concat"))
+
+
+# Products
+
+
+def matmul(x, y) -> Tensor:
+    """Matrix product with NumPy's rules for vectors and batches."""
+    return tensor(x) @ tensor(y)
+
+
+def linear(x, weight, bias=None) -> Tensor:
+    """x[..., I] @ weight[O, I].T + bias[O]"""
+    return apply(Linear(), tensor(x), weight, *(() if bias is None else (bias,)))
+
+
+def conv2d(
+    x, weight, bias=None, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups: int = 1
+) -> Tensor:
+    """Cross-correlation of x [N, C, H, W] with weight [O, C/groups, KH, KW]. `padding` is a number of zeros on each
+    side, 'valid' (none), or 'same' (as many as keep the extents; an odd one goes to the right and below)."""
+    x, stride, dilation = tensor(x), pair(stride, "stride"), pair(dilation, "dilation")
+    if isinstance(padding, str):
+        x, padding = named_padding(x, padding, weight.shape[-2:], stride, dilation)
+    op = Conv2d(stride, pair(padding, "padding"), dilation, groups)
+    return apply(op, x, weight, *(() if bias is None else (bias,)))
+
+
+def named_padding(x: Tensor, name: str, kernel, stride, dilation) -> tuple[Tensor, tuple[int, int]]:
+    """x, with what symmetric padding cannot give put on, and the symmetric padding."""
+    if name == "valid":
+        return x, (0, 0)
+    if name != "same":
+        raise GraphcError(f"padding must be a number, a pair, 'same' or 'valid', got {name!r}")
+    if stride != (1, 1):
+        raise GraphcError(f"padding='same' needs stride 1, got {stride}")
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return pad(x, (0,) * 4, (0, 0, *(t % 2 for t in total)), (0,) * 4), (total[0] // 2, total[1] // 2)
+
+
+# Pools
+
+
+def max_pool2d(
+    x, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0, dilation: Pair = 1, ceil_mode: bool = False
+) -> Tensor:
+    """Greatest element of every window; what lies outside the image takes no part. The stride is the kernel's size
+    unless given."""
+    kernel = pair(kernel_size, "kernel_size")
+    stride = kernel if stride is None else pair(stride, "stride")
+    op = MaxPool2d(kernel, stride, pair(padding, "padding"), pair(dilation, "dilation"), ceil_mode)
+    return apply(op, tensor(x))[0]
+
+
+def avg_pool2d(
+    x,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Mean of every window: its sum times one over its count, a table of them where windows differ."""
+    x, kernel = tensor(x), pair(kernel_size, "kernel_size")
+    stride = kernel if stride is None else pair(stride, "stride")
+    op = SumPool2d(kernel, stride, pair(padding, "padding"), (1, 1), ceil_mode)
+    total = apply(op, x)
+    if divisor_override:
+        return total * (1.0 / divisor_override)
+    counts = op.counts(x.shape[2:], count_include_pad)
+    if (counts == counts[0, 0]).all():
+        return total * (1.0 / float(counts[0, 0]))
+    return total * constant(1.0 / counts, "f32")
+
+
+def adaptive_avg_pool2d(x, output_size: int | tuple[int | None, int | None] | None) -> Tensor:
+    """Mean over equal windows so that the result is of `output_size` (None keeps an extent), which must divide the
+    image's."""
+    x = tensor(x)
+    if x.ndim != 4:
+        raise mistake(f"needs an NxCxHxW input, got {x.ndim} dimensions", "adaptive_avg_pool2d")
+    wanted = output_size if isinstance(output_size, tuple | list) else (output_size, output_size)
+    size = tuple(n if w is None else w for w, n in zip(wanted, x.shape[2:], strict=True))
+    if builtins.any(s < 1 or n % s for n, s in zip(x.shape[2:], size, strict=True)):
+        raise mistake(
+            f"cannot pool {x.shape[2]}x{x.shape[3]} to {size[0]}x{size[1]} by equal windows\n"
+            f"  the output size must divide the image's; use an average pool with its own kernel and stride",
+            "adaptive_avg_pool2d",
+        )
+    if size == (1, 1):
+        return x.mean((2, 3), keepdim=True)
+    window = (x.shape[2] // size[0], x.shape[3] // size[1])
+    return x if window == (1, 1) else avg_pool2d(x, window)
+
+
+# Probabilities
+
+
+def softmax(x, dim: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along `dim`"""
+    x = tensor(x)
+    return x.apply(Softmax(axis_of(x, dim, "softmax")))
+
+
+def log_softmax(x, dim: int = -1) -> Tensor:
+    """log(softmax(x)) along `dim`"""
+    x = tensor(x)
+    return x.apply(LogSoftmax(axis_of(x, dim, "log_softmax")))
+
+
+def dropout(x, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zeroes each element with probability p and scales the rest by 1 / (1 - p). A compiled inference leaves it out."""
+    if not 0.0 <= p < 1.0:
+        raise GraphcError(f"dropout probability must lie in [0, 1), got {p}")
+    x = tensor(x)
+    if not training or p == 0.0:
+        return x
+    rec = recorder()
+    return apply(Dropout(float(p), rec.stream()), x, rec.random_key())
+
+
+# Losses
+
+REDUCTIONS = {"mean": lambda t: t.mean(), "sum": lambda t: t.sum(), "none": lambda t: t}
+
+
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    if reduction not in REDUCTIONS:
+        raise GraphcError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    return REDUCTIONS[reduction](losses)
+
+
+def cross_entropy_target(scores: TensorType) -> TensorType:
+    """The labels that scores [N, C] need: i32[N]."""
+    if len(scores.shape) != 2:
+        raise mistake(f"cross entropy needs scores of shape NxC, got {scores}", "cross_entropy")
+    return TensorType("i32", scores.shape[:1])
+
+
+def cross_entropy(scores, labels, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+    """-log_softmax(scores)[label] for scores [N, C] and labels i32 [N]. `label_smoothing` e takes the mean over all
+    classes with weight e and the label's with 1 - e (Szegedy et al., 2016)."""
+    scores, labels = tensor(scores), tensor(labels)
+    expect_target("cross_entropy", cross_entropy_target(scores.type), labels.type, scores.type)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise GraphcError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+    losses = scores.apply(CrossEntropy(), labels)
+    if label_smoothing:
+        even = -log_softmax(scores, 1).mean(1)
+        losses = losses * (1.0 - label_smoothing) + even * label_smoothing
+    return reduced(losses, reduction)
+
+
+def mse_loss(scores, target, reduction: str = "mean") -> Tensor:
+    """(scores - target)**2 for two tensors of one shape."""
+    scores, target = tensor(scores), tensor(target)
+    expect_target("mse_loss", scores.type, target.type, scores.type)
+    difference = scores - target
+    return reduced(difference * difference, reduction)
+
+
+def expect_target(loss: str, wanted: TensorType, got: TensorType, scores: TensorType) -> None:
+    """A target of another shape would broadcast, and train something else."""
+    if wanted != got:
+        raise mistake(
+            f"scores {scores} need a target {wanted}, got {got}\n  give one label (or value) for each score", loss
+        )

@@ -1,0 +1,158 @@
+"""Tracing: a module or function called on symbolic tensors, and what it left behind.
+
+Enters: a callable and its input tensors. Leaves: a `Trace` of output tensors, the leaves of the module's weights and
+buffers (named as in its state_dict), and the new values that running statistics and the random key take after a step.
+There is one trace for inference and training, always in training form; the pass `inference_mode` makes the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from graphc.ir import Graph, GraphcError, TensorType
+from graphc.ops import Tensor, constant, graph_of, leaf
+
+from .init import current_seed
+
+RANDOM_KEY = "random.key"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`outputs` as called; `updates` pairs a leaf with its next value; `leaves` are all weights, buffers and state."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    updates: tuple[tuple[Tensor, Tensor], ...]
+    leaves: tuple[Tensor, ...]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Parameters and buffers, in the order of the state_dict."""
+        return tuple(t for t in self.leaves if t.kind == "weight")
+
+    def graph(self, name: str, outputs: Sequence[Tensor] | None = None, inputs: Sequence[Tensor] = ()) -> Graph:
+        """The traced graph. `outputs` replaces the outputs (a loss computed from them), `inputs` adds further inputs
+        (its targets)."""
+        outputs = self.outputs if outputs is None else outputs
+        return graph_of(name, outputs, [*self.inputs, *inputs], self.updates, self.leaves)
+
+
+@dataclass
+class Recorder:
+    """What a trace collects while the user's code runs."""
+
+    names: dict[object, str] = field(default_factory=dict)  # parameter -> name of its leaf
+    leaves: dict[object, Tensor] = field(default_factory=dict)
+    updates: dict[Tensor, Tensor] = field(default_factory=dict)
+    streams: int = 0
+    key: Tensor | None = None
+
+    def leaf(self, parameter) -> Tensor:
+        """The one leaf that stands for a parameter or buffer in this trace."""
+        if parameter not in self.leaves:
+            name = self.names.get(parameter) or unique(parameter.key, set(self.names.values()))
+            self.names[parameter] = name
+            self.leaves[parameter] = leaf("weight", name, parameter.type, parameter, parameter.trainable)
+        return self.leaves[parameter]
+
+    def update(self, target: Tensor, new: Tensor) -> None:
+        """`target` takes the value `new` when the step ends. A layer called twice has the later say, as in PyTorch,
+        where the second call starts from what the first one left."""
+        self.updates[target] = new
+
+    def latest(self, target: Tensor) -> Tensor:
+        """The value that `target` has by now: its last update in this trace, else itself."""
+        return self.updates.get(target, target)
+
+    def random_key(self) -> Tensor:
+        """The random key, i32[4]: seed low and high, step low and high. Every step counts it up by one."""
+        if self.key is None:
+            seed = current_seed()
+            words = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0, 0], np.uint32).view(np.int32)
+            self.key = leaf("state", RANDOM_KEY, TensorType("i32", (4,)), words)
+            carry = self.key[2:3].equal(-1).cast("i32")
+            step = constant([0, 0, 1, 0], "i32") + carry * constant([0, 0, 0, 1], "i32")
+            self.updates[self.key] = self.key + step
+        return self.key
+
+    def stream(self) -> int:
+        """A number for each use of the random key, in the order of tracing."""
+        self.streams += 1
+        return self.streams - 1
+
+
+class Ambient(Recorder):
+    """The recorder of code that runs outside of any trace: it names leaves, and forgets updates. A leaf lives as long
+    as its parameter, so names are free again once their parameter is gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.taken: WeakValueDictionary[str, object] = WeakValueDictionary()
+
+    def leaf(self, parameter) -> Tensor:
+        if parameter.ambient is None:
+            name = unique(parameter.key, self.taken)
+            self.taken[name] = parameter
+            parameter.ambient = leaf("weight", name, parameter.type, parameter, parameter.trainable)
+        return parameter.ambient
+
+    def update(self, target: Tensor, new: Tensor) -> None:
+        """Nothing steps here."""
+
+
+def unique(name: str, taken) -> str:
+    """`name`, or the first of name.1, name.2, ... that is not taken."""
+    number, free = 0, name
+    while free in taken:
+        number += 1
+        free = f"{name}.{number}"
+    return free
+
+
+_ambient = Ambient()
+_recorder: ContextVar[Recorder] = ContextVar("recorder", default=_ambient)
+
+
+def recorder() -> Recorder:
+    """The recorder of the trace that runs now, or the ambient one."""
+    return _recorder.get()
+
+
+@contextmanager
+def recording(new: Recorder) -> Iterator[Recorder]:
+    token = _recorder.set(new)
+    try:
+        yield new
+    finally:
+        _recorder.reset(token)
+
+
+def trace(target: Callable, inputs: Sequence[Tensor]) -> Trace:
+    """`target(*inputs)` traced. For a Module all its parameters and buffers become leaves under their state_dict
+    names, whether they are read or not; the parameters a plain function meets are named as their modules know them."""
+    inputs = tuple(inputs)
+    with recording(Recorder()) as rec:
+        if hasattr(target, "named_state"):
+            for name, parameter in target.named_state():
+                rec.names[parameter] = name
+                rec.leaf(parameter)
+        outputs = results(target(*inputs), target)
+        leaves = tuple(rec.leaves.values()) + ((rec.key,) if rec.key is not None else ())
+        return Trace(inputs, outputs, tuple(rec.updates.items()), leaves)
+
+
+def results(value: object, target: object) -> tuple[Tensor, ...]:
+    """The tensors a call returned."""
+    found = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if not found or not all(isinstance(t, Tensor) for t in found):
+        name = type(target).__name__ if hasattr(target, "forward") else getattr(target, "__name__", "the function")
+        got = ", ".join(type(t).__name__ for t in found) or "nothing"
+        raise GraphcError(f"{name} must return a Tensor or a tuple of Tensors\n  it returned: {got}")
+    return found
