@@ -56,7 +56,7 @@ class Parameter:
             return values
         if self._data is None:
             drawn = self._init.draw(self.shape, generator(self._seed, self.key))
-            self._data = np.ascontiguousarray(drawn, NUMPY[self.dtype])
+            self._data = np.asarray(drawn, NUMPY[self.dtype], order="C")
         return self._data
 
     @data.setter
