@@ -1,6 +1,63 @@
-"""Passes: each takes a graph and gives a graph, the same object where nothing changed. One file a pass."""
+"""Passes: each takes a graph and gives a graph, the same object where nothing changed. One file a pass.
+
+The two pipelines below are run by `run_passes`, which verifies the graph after every pass.
+"""
 
 from .build_backward import build_backward, grad
 from .build_update import StateMaker, build_update
+from .debug import debug_level, dump, report
+from .decompose import decompose
+from .eliminate_common import eliminate_common
+from .eliminate_dead import eliminate_dead
+from .fold_batch_norm import fold_batch_norm
+from .fold_constants import fold_constants
+from .freeze_weights import freeze_weights
+from .infer import infer
+from .inference_mode import inference_mode
+from .runner import run_passes
+from .simplify import simplify
 
-__all__ = ["StateMaker", "build_backward", "build_update", "grad"]
+# From a traced graph to one that answers.
+INFERENCE = (
+    inference_mode,  # dropout and batch statistics go before anything is spent on them
+    freeze_weights,  # nothing trains from here on: weights are constants
+    simplify,  # identities in the user's code, so that patterns lie bare
+    fold_batch_norm,  # while convolutions and norms can still be told
+    decompose,  # to the ops that have loops
+    simplify,  # what decompositions left
+    fold_constants,  # the arithmetic on weights that folding and decomposing wrote down
+    eliminate_common,  # equal expressions once
+    eliminate_dead,  # weights that were folded away
+)
+
+# From a training step, that is after build_backward and build_update, to one in primitive ops.
+TRAINING = (
+    simplify,  # gradients are full of ones and broadcasts
+    decompose,  # to the ops that have loops; forward and backward write down equal statistics
+    simplify,  # what decompositions left
+    fold_constants,  # arithmetic on constants
+    eliminate_common,  # statistics and masks that forward and backward share
+    eliminate_dead,  # gradients nobody asked for
+)
+
+__all__ = [
+    "INFERENCE",
+    "TRAINING",
+    "StateMaker",
+    "build_backward",
+    "build_update",
+    "debug_level",
+    "decompose",
+    "dump",
+    "eliminate_common",
+    "eliminate_dead",
+    "fold_batch_norm",
+    "fold_constants",
+    "freeze_weights",
+    "grad",
+    "infer",
+    "inference_mode",
+    "report",
+    "run_passes",
+    "simplify",
+]

@@ -66,8 +66,9 @@ def build_update(graph: Graph, optimizer: Optimizer) -> Graph:
     gradients = graph.outputs[max(count, 0) :]
     if count < 1 or [g.type for g in gradients] != [w.type for w in weights]:
         raise GraphcError(
-            f"graph {graph.name} has no gradients to apply\n  its last {len(weights)} outputs must have the types of its "
-            "trainable weights\n  run build_backward first"
+            f"graph {graph.name} has no gradients to apply\n"
+            f"  its last {len(weights)} outputs must have the types of its trainable weights\n"
+            "  run build_backward first"
         )
     leaves: dict[str, Tensor] = {}
     updates: dict[str, Tensor] = {}

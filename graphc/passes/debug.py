@@ -1,0 +1,36 @@
+"""What GRAPHC_DEBUG and GRAPHC_DUMP ask for. Neither changes a result.
+
+GRAPHC_DEBUG=1 prints passes, node counts and milliseconds, 2 kernels too, 3 the graph after each pass that changed it.
+GRAPHC_DUMP=folder writes every level as a numbered text file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from graphc.ir import GraphcError
+
+
+def debug_level() -> int:
+    text = os.environ.get("GRAPHC_DEBUG", "") or "0"
+    if not text.isdigit():
+        raise GraphcError(f"GRAPHC_DEBUG\n  expected 0, 1, 2 or 3, got {text!r}")
+    return int(text)
+
+
+def report(text: str) -> None:
+    """A line for the person who debugs, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def dump(label: str, text: str) -> None:
+    """Writes `text` to `<GRAPHC_DUMP>/<number>.<label>.txt`, numbered after what the folder holds; nothing if unset."""
+    folder = os.environ.get("GRAPHC_DUMP")
+    if not folder:
+        return
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    number = sum(1 for _ in path.glob("*.txt"))
+    (path / f"{number:03}.{label}.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,22 @@
+"""A traced graph, which is always in training form, enters; the graph that answers without learning leaves."""
+
+from __future__ import annotations
+
+from graphc.ir import Graph
+from graphc.ops import interpret
+from graphc.ops.norm import BatchNorm, BatchNormInference
+from graphc.ops.random import Dropout
+
+
+def inference_mode(graph: Graph) -> Graph:
+    """`batch_norm(x, w, b, mean, var) -> batch_norm_inference(x, w, b, mean, var)`, `dropout(x, key) -> x`; nothing is
+    updated, and state that only updates read (the random key) goes."""
+
+    def rule(node, inputs):
+        if isinstance(node.op, BatchNorm):
+            return inputs[0].apply(BatchNormInference(node.op.eps), *inputs[1:]), inputs[3], inputs[4]
+        return inputs[:1] if isinstance(node.op, Dropout) else None
+
+    new = interpret(graph.replace(updates=()) if graph.updates else graph, rule)
+    read = {v for v in new.state if new.users[v] or v in new.outputs}
+    return new if len(read) == len(new.state) else new.replace(state=tuple(v for v in new.state if v in read))
