@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from graphc.ir import GraphcError
 from graphc.nn import Module
 
+from .alexnet import AlexNet, alexnet
 from .lenet5 import LeNet5, lenet5
 from .mlp import MLP, mlp
+from .resnet import ResNet, resnet18, resnet50
+from .vgg16 import VGG16, vgg16
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Entry:
 ZOO: dict[str, Entry] = {
     "mlp": Entry(mlp, (1, 1, 28, 28)),
     "lenet5": Entry(lenet5, (1, 1, 28, 28)),
+    "alexnet": Entry(alexnet, (1, 3, 224, 224)),
+    "vgg16": Entry(vgg16, (1, 3, 224, 224)),
+    "resnet18": Entry(resnet18, (1, 3, 224, 224)),
+    "resnet50": Entry(resnet50, (1, 3, 224, 224)),
 }
 
 
@@ -36,4 +43,19 @@ def get(name: str) -> Entry:
     return ZOO[name]
 
 
-__all__ = ["MLP", "ZOO", "Entry", "LeNet5", "get", "lenet5", "mlp"]
+__all__ = [
+    "MLP",
+    "VGG16",
+    "ZOO",
+    "AlexNet",
+    "Entry",
+    "LeNet5",
+    "ResNet",
+    "alexnet",
+    "get",
+    "lenet5",
+    "mlp",
+    "resnet18",
+    "resnet50",
+    "vgg16",
+]
