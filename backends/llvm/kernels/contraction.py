@@ -130,10 +130,9 @@ class _Emitter:
         if form.pad:
             with emit.if_(b, self.is_first(chunk)):
                 self.clear_padding(lanes)
-        if self.plan.chunks == 1:
-            lo, hi = 0, tile.chunks
-        else:
-            lo, hi = (b.udiv(mul(b, add(b, chunk, k), tile.chunks), i64(self.plan.chunks)) for k in (0, 1))
+        lo, hi = 0, tile.pieces(self.plan.chunks)
+        if self.plan.chunks > 1:
+            lo, hi = (b.udiv(mul(b, add(b, chunk, k), hi), i64(self.plan.chunks)) for k in (0, 1))
         if self.plan.pause is None:
             for points in self.tiles(tile, lo, hi):
                 lanes.finish(points, lanes.sum(points, lanes.zeros(points), 0, {}, {}))
@@ -202,6 +201,9 @@ class _Emitter:
             env, ranges = {}, [(0, tiles_along(*s)) for s in tile.spans]
             if tile.rest:
                 piece = loops.enter_context(loop(b, lo, hi, name="piece"))
+                if tile.pieces(self.plan.chunks) != tile.coarse:
+                    piece, row = self.divided(piece, ranges[0][1])
+                    ranges[0] = row, add(b, row, 1)
                 at = self.decode(piece, [e for _, e in tile.rest])
                 env = dict(zip((a for a, _ in tile.rest), at, strict=True))
             elif ranges:
@@ -256,11 +258,15 @@ class _LaneGroup:
         axis, extent = form.red[level]
         lo, hi = limits.get(axis, (0, extent))
         if level == len(form.red) - 1:
-            many = self.plan.unroll if isinstance(lo, int) and isinstance(hi, int) else 1
-            even = hi if many == 1 else lo + (hi - lo) // many * many
+            many, even = self.plan.unroll, hi
+            if isinstance(hi, int):
+                even = lo + (hi - lo) // many * many
+            elif extent % many or self.plan.pause[1] % many:
+                many = 1  # a piece of the sum may end within an iteration
             with emit.loop_carry(b, lo, even, many, acc, axis) as (i, inner, carried):
                 carried.yield_(step(env | {axis: i}, axis, many, inner))
-            return carried.values if many == 1 else step(env | {axis: even}, axis, hi - even, carried.values)
+            left = hi - even if isinstance(hi, int) else 0
+            return step(env | {axis: even}, axis, left, carried.values) if left else carried.values
         split = form.partial.get(axis)
         stop = split.blocks - 1 if split else hi
         with emit.loop_carry(b, lo, stop, 1, acc, axis) as (i, inner, carried):

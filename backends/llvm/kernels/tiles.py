@@ -30,7 +30,8 @@ SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save thi
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
-UNROLLED_FMAS = 56  # in the innermost loop; more spill, and overflow the cache of decoded instructions
+UNROLLED_FMAS = 48  # in the innermost loop; more overflow the cache of decoded instructions
+UNROLLED_TILE = 16  # accumulators; with more, LLVM mixes the loads of two steps and spills
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,23 @@ class Tile:
         )
 
     @property
-    def chunks(self) -> int:
-        """Iterations of the outermost loop over points: into how many pieces they can be cut."""
-        if self.rest:
-            return math.prod(n for _, n in self.rest)
-        return tiles_along(*self.spans[0]) if self.spans else 1
+    def coarse(self) -> int:
+        """Iterations of the loops outside the tiled axes."""
+        return math.prod(n for _, n in self.rest)
+
+    @property
+    def fine(self) -> int:
+        """The same times the tiles along the outermost tiled axis: into how many pieces the points can be cut."""
+        return self.coarse * (tiles_along(*self.spans[0]) if self.spans else 1)
+
+    def pieces(self, chunks: int) -> int:
+        """The pieces that `chunks` chunks are made of: coarse ones where there are enough."""
+        return self.coarse if self.rest and chunks <= self.coarse else self.fine
 
     @property
     def count(self) -> int:
         """Tiles in all."""
-        return math.prod(n for _, n in self.rest) * math.prod(tiles_along(*s) for s in self.spans)
+        return self.coarse * math.prod(tiles_along(*s) for s in self.spans)
 
     def cycles(self, form: Form, target: Target) -> float:
         """Estimated cycles for all points."""
@@ -79,7 +87,7 @@ class Tile:
             sizes = [(size * s, count * n) for size, count in sizes for s, n in equalised(*span)]
         lines = self.lines(form) / (self.rows * self.cols)
         total = sum(n * _cycles(size, self.vectors, lines * size, form, target, self.gather) for size, n in sizes)
-        return total * math.prod(n for _, n in self.rest) * (GATHERED if self.gather else 1)
+        return total * self.coarse * (GATHERED if self.gather else 1)
 
     def lines(self, form: Form) -> float:
         """Lines of x that one step of a whole tile reads, on average new ones: a line lasts for some steps."""
@@ -171,7 +179,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
     groups = _groups(form, target)
     batch = math.prod(e for _, e in form.batch)
     outer = batch * sum(g.count for g in groups)
-    most = max(g.tile.chunks for g in groups)
+    most = max(g.tile.fine for g in groups)
     chunks = min(most, -(-UNITS // outer))
     pause = None
     if form.plain is not None and not form.partial and form.red:
@@ -225,7 +233,7 @@ def _unroll(form: Form, groups: tuple[Group, ...]) -> int:
     tiled = {a for g in groups for a in (dict(form.points) if g.tile.gather else g.tile.axes)}
     reached = {abs(form.x.coef(form.inner(a))) * d for a in tiled for d in range(1, min(widest, dict(form.points)[a]))}
     most = max(g.tile.rows * g.tile.cols * g.tile.vectors for g in groups)
-    fitting = [n for n in (4, 3, 2) if n <= extent and n * most <= UNROLLED_FMAS]
+    fitting = [n for n in (4, 3, 2) if n <= extent and n * most <= UNROLLED_FMAS and most <= UNROLLED_TILE]
     fitting = [n for n in fitting if not any(step * k in reached for k in range(1, n))]
     return min(fitting, key=lambda n: extent % n, default=1)
 
