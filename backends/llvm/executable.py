@@ -23,6 +23,7 @@ from .toolchain import BuildError
 RUNTIME = Path(__file__).parent / "runtime"
 ALIGNMENT = 64
 MAX_RANK = 8  # as MAX_RANK in runtime/program.h
+MAX_BYTES = 1900 << 20  # of weights and state: a static program addresses 2 GiB in all
 DTYPES = {"f32": ("F32", np.dtype("<f4")), "u8": ("U8", np.dtype("u1")), "i32": ("I32", np.dtype("<i4"))}
 RUN_ARGUMENTS = (
     "const void *weights, void *state, const void *const *inputs, void *const *outputs, void *arena, int threads"
@@ -93,6 +94,12 @@ class ExecutableParts:
         prefixes = [item.prefix for item in self.objects]
         if len(set(prefixes)) < len(prefixes) or not all(re.fullmatch(r"[A-Za-z_]\w*", p, re.ASCII) for p in prefixes):
             raise ValueError(f"{self.name}: expected one C identifier per object as its prefix, got {prefixes}")
+        data = sum(memoryview(block).nbytes for block in (self.weights, self.state))
+        if data > MAX_BYTES:
+            raise BuildError(
+                f"{self.name}: the weights are too large for one executable\n"
+                f"  expected at most {MAX_BYTES:,} bytes, got {data:,}\n  use the in-process program instead"
+            )
         for arrays, tensors in ((a, t) for vector in self.selftest for a, t in zip(vector, self._sides, strict=True)):
             _check_arrays(self.name, arrays, tensors)
 
@@ -233,7 +240,7 @@ def _c_string(text: str) -> str:
 
 def _c_array(declaration: str, rows: list[str]) -> str:
     """A static table; C has no empty arrays, so an empty one gets a row of zeros that no count reaches."""
-    return f"static const {declaration}[] = {{\n" + "".join(f"    {row},\n" for row in rows or ["{0}"]) + "};\n"
+    return f"static const {declaration}[] = {{\n" + "".join(f"    {row},\n" for row in rows or ["0"]) + "};\n"
 
 
 def _tensor_row(tensor: TensorInfo) -> str:
