@@ -13,7 +13,7 @@ import numpy as np
 
 from graphc.ir import NUMPY, Graph, GraphcError, TensorType, Value, array_of, dims, located
 
-__all__ = ["ReferenceProgram", "run"]
+__all__ = ["ReferenceProgram", "compile", "run"]
 
 
 def run(
@@ -86,4 +86,23 @@ class ReferenceProgram:
         self.data.update(updates)
         return outputs
 
-    step = __call__
+    def read_state(self, name: str) -> np.ndarray:
+        """A copy of a weight or state."""
+        return self.data[name].astype(NUMPY[self._type(name).dtype])
+
+    def write_state(self, name: str, array: np.ndarray) -> None:
+        """Sets a weight or state."""
+        self.data[name] = as_type(np.array(array), self._type(name), self.dtype, name)
+
+    def share_state(self, other: ReferenceProgram) -> bool:
+        """Continue from another program's state; False, as it has to be copied."""
+        return False
+
+    def _type(self, name: str) -> TensorType:
+        return next(v.type for v in self.graph.weights + self.graph.state if v.name == name)
+
+
+def compile(schedule: object, graph: Graph, *, threads: int = 1, cpu: str = "native") -> ReferenceProgram:
+    """The graph as a program in float64; results are what a compiled program would give, without its rounding. There
+    is nothing to schedule, so the other arguments, which all backends take, change nothing."""
+    return ReferenceProgram(graph)

@@ -3,7 +3,7 @@
 from .builder import current_scope, located, make_node, origin, scope, user_line
 from .graph import Deferred, Graph, Node, Value, array_of
 from .op import Cost, GraphcError, Op, ShapeError, require
-from .text import parse, show
+from .text import ParseError, legal_name, parse, show
 from .types import NUMPY, TensorType, dims
 from .verify import InvalidGraph, verify
 
@@ -16,12 +16,14 @@ __all__ = [
     "InvalidGraph",
     "Node",
     "Op",
+    "ParseError",
     "ShapeError",
     "TensorType",
     "Value",
     "array_of",
     "current_scope",
     "dims",
+    "legal_name",
     "located",
     "make_node",
     "origin",

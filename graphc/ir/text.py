@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
 
-from .builder import Value
-from .graph import Graph, Node
+from .graph import Graph, Node, Value
 from .op import GraphcError, Op
 from .types import TensorType
 
@@ -25,6 +23,12 @@ def names(graph: Graph) -> dict[Value, str]:
             out[v] = str(number)
             number += 1
     return out
+
+
+def legal_name(name: str) -> bool:
+    """Whether the text can hold this name of a graph or leaf: no blanks, commas, brackets, quotes, % or #, and not a
+    mere number, which is what results of nodes are called."""
+    return bool(name) and not name.isdigit() and not _ILLEGAL.search(name)
 
 
 def show(graph: Graph) -> str:
@@ -62,61 +66,91 @@ class ParseError(GraphcError):
     """Text that is not a graph: the line's number, the line, and what was expected."""
 
 
-_HEAD = re.compile(r"graph @(\S+)\((.*)\) \{")
+_ILLEGAL = re.compile(r'[\s,()\[\]{}"%#]')
+_HEAD = re.compile(r"graph @([^\s()]+)\((.*)\) \{")
+_INPUT = re.compile(r"%(\S+): (\S+)")
 _LEAF = re.compile(r"(weight|state) %(\S+): (\S+?)( frozen)?")
-_CALL = re.compile(r"(.+?) = (\w+)\((.*)\) : (.+?)(?:  # (.*))?")
+_CALL = re.compile(r"(%.+?) = (\w+)\((.*)\) : (.+?)(?:  # (.*))?")
 _UPDATE = re.compile(r"update %(\S+) = %(\S+)")
-_RETURN = re.compile(r"return ?(.*)")
+_RETURN = re.compile(r"return\b ?(.*)")
 
 
 def parse(text: str) -> Graph:
-    """A graph from its text. Types are inferred again and compared with those written."""
+    """A graph from its text. Types are inferred again and compared with those written. Raises ParseError."""
     lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines or not (head := _HEAD.fullmatch(lines[0][1])):
-        raise ParseError("line 1: expected `graph @name(%input: type, ...) {`")
-    inputs = [part.split(": ") for part in split_commas(head[2])]
-    reader = _Reader({})
-    leaves: dict[str, list[Value]] = {"input": [], "weight": [], "state": []}
-    for name, kind in inputs:
-        leaves["input"].append(reader.define(name[1:], TensorType.parse(kind)))
-    frozen, nodes, updates, outputs = set(), [], [], ()
-    for number, line in lines[1:]:
+    reader = _Reader()
+    head = None
+    for number, line in lines:
         try:
-            if match := _LEAF.fullmatch(line):
-                leaves[match[1]].append(reader.define(match[2], TensorType.parse(match[3])))
-                if match[4]:
-                    frozen.add(match[2])
-            elif match := _UPDATE.fullmatch(line):
-                updates.append((reader.value(match[1]), reader.value(match[2])))
-            elif match := _RETURN.fullmatch(line):
-                outputs = tuple(reader.value(n[1:]) for n in split_commas(match[1]))
-            elif match := _CALL.fullmatch(line):
-                nodes.append(reader.node(*match.groups()))
-            elif line != "}":
-                raise ParseError("expected a weight, state, call, update or return")
-        except (GraphcError, ValueError, TypeError, KeyError, SyntaxError) as error:
-            raise ParseError(f"line {number}: {line}\n  {error}") from error
-    return Graph(
-        head[1],
-        *(tuple(leaves[k]) for k in ("input", "weight", "state")),
-        tuple(nodes),
-        outputs,
-        tuple(updates),
-        frozenset(frozen),
-    )
+            if head is None:
+                head = reader.head(line)
+            elif reader.ended:
+                raise ParseError("expected nothing after the closing brace")
+            else:
+                reader.line(line)
+        except (GraphcError, ValueError, TypeError, SyntaxError) as error:
+            raise ParseError(f"line {number}: {line}\n  {getattr(error, 'bare', error)}") from error
+    if head is None or reader.outputs is None or not reader.ended:
+        what = "`graph @name(%input: type, ...) {`" if head is None else "`return ...` and `}`"
+        raise ParseError(f"line {lines[-1][0] if lines else 1}: the text ends without {what}")
+    return reader.graph(head)
 
 
 class _Reader:
-    """Values by the names the text gives them."""
+    """What was read so far, and values by the names the text gives them."""
 
-    def __init__(self, values: Mapping[str, Value]):
-        self.values = dict(values)
+    def __init__(self):
+        self.values: dict[str, Value] = {}
+        self.leaves: dict[str, list[Value]] = {"input": [], "weight": [], "state": []}
+        self.frozen: set[str] = set()
+        self.nodes: list[Node] = []
+        self.updates: list[tuple[Value, Value]] = []
+        self.outputs: tuple[Value, ...] | None = None
+        self.ended = False
 
-    def define(self, name: str, kind: TensorType) -> Value:
+    def graph(self, name: str) -> Graph:
+        leaves = (tuple(self.leaves[kind]) for kind in ("input", "weight", "state"))
+        assert self.outputs is not None
+        return Graph(name, *leaves, tuple(self.nodes), self.outputs, tuple(self.updates), frozenset(self.frozen))
+
+    def head(self, line: str) -> str:
+        """Reads the inputs; gives the graph's name."""
+        match = _HEAD.fullmatch(line)
+        if not match:
+            raise ParseError("expected `graph @name(%input: type, ...) {`")
+        for part in split_commas(match[2]):
+            item = _INPUT.fullmatch(part)
+            if not item:
+                raise ParseError(f"expected an input such as `%x: f32[1,3]`, got `{part}`")
+            self.leaf("input", item[1], item[2])
+        return match[1]
+
+    def line(self, line: str) -> None:
+        if match := _LEAF.fullmatch(line):
+            self.leaf(match[1], match[2], match[3])
+            if match[4]:
+                self.frozen.add(match[2])
+        elif match := _UPDATE.fullmatch(line):
+            self.updates.append((self.value(match[1]), self.value(match[2])))
+        elif match := _CALL.fullmatch(line):
+            self.nodes.append(self.node(*match.groups()))
+        elif match := _RETURN.fullmatch(line):
+            self.outputs = tuple(self.value(strip(n)) for n in split_commas(match[1]))
+        elif line == "}":
+            self.ended = True
+        else:
+            raise ParseError("expected a weight, state, call, update, return or closing brace")
+
+    def leaf(self, kind: str, name: str, type: str) -> None:
+        if not legal_name(name):
+            raise ParseError(f"%{name} is no name for a leaf")
+        self.leaves[kind].append(self.define(name, Value(TensorType.parse(type), name)))
+
+    def define(self, name: str, value: Value) -> Value:
         if name in self.values:
             raise ParseError(f"%{name} is defined twice")
-        self.values[name] = Value(kind, name)
-        return self.values[name]
+        self.values[name] = value
+        return value
 
     def value(self, name: str) -> Value:
         if name not in self.values:
@@ -135,26 +169,30 @@ class _Reader:
         if inferred != written:
             raise ParseError(f"{op} gives {', '.join(map(str, inferred))}")
         outputs = tuple(Value(t) for t in inferred)
-        self.values.update(zip((n[1:] for n in split_commas(results)), outputs, strict=True))
+        for name, value in zip(split_commas(results), outputs, strict=True):
+            self.define(strip(name), value)
         scope, _, where = (note or "").rpartition("  ")
         if not scope and ":" not in where:
             scope, where = where, ""
         return Node(made, inputs, outputs, scope, where)
 
 
+def strip(name: str) -> str:
+    """The name without its percent sign."""
+    if not name.startswith("%"):
+        raise ParseError(f"expected a value such as %0, got `{name}`")
+    return name[1:]
+
+
 def read_attribute(text: str) -> object:
+    """The inverse of `show_attribute`."""
     if text in ("true", "false"):
         return text == "true"
     if text in ("inf", "-inf", "nan"):
         return float(text)
-    value = ast.literal_eval(re.sub(r"(?<![\w.])(inf|nan)\b", r"'\1'", text) if "[" in text else text)
-    return _tuples(value)
-
-
-def _tuples(value: object) -> object:
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    return float(value) if value in ("inf", "-inf", "nan") else value
+    if text.startswith("[") and text.endswith("]"):
+        return tuple(map(read_attribute, split_commas(text[1:-1])))
+    return ast.literal_eval(text)
 
 
 def split_commas(text: str) -> list[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from .graph import Graph, Value
 from .op import GraphcError
+from .text import legal_name
 
 
 class InvalidGraph(GraphcError):
@@ -19,6 +22,8 @@ def verify(graph: Graph, after: str = "") -> Graph:
     names = Counter(v.name for v in graph.leaves)
     problems += [f"{n} leaves are called %{name}" for name, n in names.items() if n > 1]
     problems += [f"a leaf of type {v.type} has no name" for v in graph.leaves if not v.name]
+    problems += [f"the text cannot hold the name {n!r}" for n in (graph.name, *names) if n and not legal_name(n)]
+    problems += data_problems(graph)
 
     for i, node in enumerate(graph.nodes):
         what = f"node {i} ({node.op.name}{', ' + node.scope if node.scope else ''})"
@@ -27,7 +32,7 @@ def verify(graph: Graph, after: str = "") -> Graph:
         known.update(node.outputs)
         try:
             types = node.op.infer(*(v.type for v in node.inputs))
-        except GraphcError as error:
+        except Exception as error:  # a rule may fail in any way on operands it was never meant for
             problems.append(f"{what}: {error}")
             continue
         got = tuple(v.type for v in node.outputs)
@@ -48,6 +53,19 @@ def verify(graph: Graph, after: str = "") -> Graph:
         title = f"graph {graph.name} is invalid" + (f" after {after}" if after else "")
         raise InvalidGraph("\n  ".join([title, *problems]))
     return graph
+
+
+def data_problems(graph: Graph) -> list[str]:
+    """Names without a leaf, and arrays of another shape than their leaf. Deferred arrays are not made for this."""
+    stored = {v.name: v for v in graph.weights + graph.state}
+    weights = {v.name for v in graph.weights}
+    problems = [f"%{name} is frozen but no weight" for name in sorted(graph.frozen - weights)]
+    for name, data in graph.data.items():
+        if name not in stored:
+            problems.append(f"there is data for %{name}, which is neither weight nor state")
+        elif isinstance(data, np.ndarray) and data.shape != stored[name].shape:
+            problems.append(f"the data of {stored[name]} has shape {data.shape}")
+    return problems
 
 
 def show(types) -> str:

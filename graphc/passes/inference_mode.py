@@ -18,5 +18,11 @@ def inference_mode(graph: Graph) -> Graph:
         return inputs[:1] if isinstance(node.op, Dropout) else None
 
     new = interpret(graph.replace(updates=()) if graph.updates else graph, rule)
-    read = {v for v in new.state if new.users[v] or v in new.outputs}
-    return new if len(read) == len(new.state) else new.replace(state=tuple(v for v in new.state if v in read))
+    unread = {v for v in new.state if not new.users[v] and v not in new.outputs}
+    if not unread:
+        return new
+    names = {v.name for v in unread}
+    return new.replace(
+        state=tuple(v for v in new.state if v not in unread),
+        data={name: data for name, data in new.data.items() if name not in names},
+    )

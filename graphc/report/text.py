@@ -136,7 +136,7 @@ def footer(figures: Figures) -> list[str]:
         lines.append(f"Read by no layer: {', '.join(figures.unused)}")
     lines.append(CONVENTION)
     if exceeds_input(figures):
-        lines.append("Fields are those of an image without borders; they may exceed the input.")
+        lines.append("Fields are those of an unbounded image, so they may exceed it; a global pool or a linear layer sees all of it.")
     return lines
 
 

@@ -28,6 +28,7 @@ def assign_layouts(schedule: Schedule) -> Schedule:
     schedule = copy_borders(schedule)
     layouts = activation_layouts(schedule)
     packed = weight_layouts(schedule)
+    schedule = schedule.replace(kernels=tuple(oriented(k, packed) for k in schedule.kernels))
     buffers = {n: replace(b, layout=packed.get(n) or layouts.get(n) or b.layout) for n, b in schedule.buffers.items()}
     schedule = repack(schedule.replace(buffers=buffers))
     return fill_halos(widen_halos(schedule))
@@ -166,6 +167,22 @@ def spread(schedule: Schedule, kernel: Kernel, layouts: dict[str, Layout]) -> No
             same = at == indices and b.shape == schedule.buffers[name].shape
             if same and other not in layouts and b.place in ("state", "arena") and other not in schedule.aliases:
                 layouts[other] = layouts[name]
+
+
+def oriented(kernel: Kernel, packed: dict[str, Layout]) -> Kernel:
+    """A matrix product whose result lies packed along the other operand's axis changes the roles of its operands, so
+    that its vectors are stored whole: the gradient of a linear layer's weights is made in the weights' own layout."""
+    if not isinstance(kernel, Contraction) or kernel.kind != "matmul":
+        return kernel
+    for s in kernel.stores:
+        if s.buffer not in packed:
+            continue
+        index = s.indices[packed[s.buffer].order[-1][0]]
+        (axis, coef), *more = index.terms or ((None, 0),)
+        ours, theirs = ({a for i in access.indices for a in i.axes} for access in (kernel.x, kernel.w))
+        if not more and coef == 1 and axis != kernel.lanes and axis in ours and axis not in theirs:
+            return replace(kernel, x=kernel.w, w=kernel.x, lanes=axis)
+    return kernel
 
 
 # Copies where a contraction needs another layout

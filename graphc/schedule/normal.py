@@ -293,10 +293,9 @@ class _Flattener:
             if isinstance(index, E):
                 continue
             least, most = index.range(self.sizes)
-            for aff, lo, hi in bounds:
-                gap = index - aff
-                if not gap.terms:
-                    least, most = max(least, lo + gap.const), min(most, hi - 1 + gap.const)
+            for bound in bounds:
+                low, high = _range_where(index, bound, self.sizes)
+                least, most = max(least, low), min(most, high)
             before, after = self.margins(name, dim)
             if least < -before or most >= self.buffers[name].shape[dim] + after:
                 return False
@@ -376,6 +375,20 @@ class _Flattener:
 
 
 LEAST = {"sum": 0, "max": -(2**31), "min": 2**31 - 1, "argmax": -(2**31)}
+
+
+def _range_where(index: Aff, bound: Bound, sizes: Extents) -> tuple[int, int]:
+    """The range of `index` where `bound` holds; of use where index = k * aff + something else."""
+    aff, lo, hi = bound
+    for a, coef in aff.terms[:1]:
+        k = index.coef(a) // coef
+        rest = index - aff * k
+        if k and not rest.axes & aff.axes:
+            least, most = aff.range(sizes)
+            ends = (k * max(lo, least), k * min(hi - 1, most))
+            low, high = rest.range(sizes)
+            return low + min(ends), high + max(ends)
+    return index.range(sizes)
 
 
 def _quotient(index: Aff, block: int, sizes: Extents) -> tuple[Aff, Aff] | tuple[None, None]:

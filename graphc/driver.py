@@ -1,0 +1,257 @@
+"""From the user's network to a program: trace, passes, schedule, backend, and nothing else.
+
+`compile` makes an in-process program for inference, `compile_training` a training step, `build` an executable,
+`summary` the report. The one place that names backends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphc.compiled import CompiledNetwork, CompiledStep
+from graphc.ir import Graph, GraphcError, ShapeError, TensorType, dims, located, scope
+from graphc.nn import CrossEntropyLoss, Module
+from graphc.nn.optim import SGD
+from graphc.nn.trace import Trace, trace
+from graphc.ops import Tensor, constant, graph_of, leaf
+from graphc.ops.norm import BatchNorm
+from graphc.passes import INFERENCE, TRAINING, build_backward, build_update, inference_mode, run_passes
+from graphc.report import Summary, TrainingBytes, summarise
+from graphc.schedule import Schedule, make_schedule
+from graphc.schedule.kernels import writes
+
+BACKENDS = ("llvm", "reference")
+Shapes = Sequence[int] | Sequence[Sequence[int]] | None
+
+
+def backend_of(name: str):
+    """The backend's module: `compile(schedule, graph, ...)`, and `build(...)` where it makes executables."""
+    if name not in BACKENDS:
+        raise GraphcError(f"no backend {name!r}\n  expected one of {', '.join(BACKENDS)}")
+    return importlib.import_module(f"graphc.backends.{name}")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a program does to its first input before the network sees it: `(x * scale - mean) / std`, mean and std one
+    number for all channels or one each. `dtype` "u8" makes it take bytes, as image files hold them."""
+
+    scale: float = 1.0
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
+    dtype: str = "u8"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with scope("preprocess"):
+            y = x.cast("f32")
+            for value, step in ((self.scale, "mul"), (self.mean, "sub"), (self.std, "div")):
+                numbers = [float(v) for v in (value if isinstance(value, Sequence) else [value])]
+                if step == "div" and 0.0 in numbers:
+                    raise GraphcError("preprocess: std must not be 0")
+                if numbers == [0.0 if step == "sub" else 1.0]:
+                    continue
+                if len(numbers) not in (1, x.shape[1] if x.ndim > 1 else 1):
+                    raise GraphcError(
+                        f"preprocess: {len(numbers)} values for an input of shape {dims(x.shape)}\n"
+                        "  expected one number, or one for each channel"
+                    )
+                if step == "div":
+                    numbers = [1.0 / v for v in numbers]
+                operand = constant_vector(numbers, x.ndim)
+                y = y - operand if step == "sub" else y * operand
+            return y
+
+
+def constant_vector(numbers: list[float], rank: int):
+    """A number, or a tensor over the channels of an input of that rank."""
+    return numbers[0] if len(numbers) == 1 else constant(numbers).reshape((1, -1) + (1,) * (rank - 2))
+
+
+# Graphs
+
+
+def input_types(input: Shapes, dtype: str = "f32") -> list[TensorType]:
+    """Types from one shape or several."""
+    if input is None:
+        raise GraphcError("the network's input shape is missing\n  give it, e.g. compile(model, (1, 3, 224, 224))")
+    shapes = [input] if all(isinstance(n, int) for n in input) else list(input)
+    for shape in shapes:
+        if not all(isinstance(n, int) and n > 0 for n in shape):
+            raise GraphcError(f"input shape {tuple(shape)}: expected positive integers, batch first")
+    return [TensorType(dtype, tuple(s)) for s in shapes]
+
+
+def name_of(model: object) -> str:
+    """A network's name: its `name` attribute, else its class or function."""
+    given = getattr(model, "name", None)
+    if isinstance(given, str) and given:
+        return given
+    found = type(model).__name__ if isinstance(model, Module) else getattr(model, "__name__", "graph")
+    return found.lower() if found.isidentifier() else "graph"
+
+
+def input_names(count: int) -> list[str]:
+    return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
+
+
+def traced(model: Callable, types: Sequence[TensorType], preprocess: Preprocess | None = None) -> Trace:
+    """The network called on symbolic inputs."""
+    inputs = [leaf("input", n, t) for n, t in zip(input_names(len(types)), types, strict=True)]
+    if preprocess is None:
+        return trace(model, inputs)
+    raw = leaf("input", "input", TensorType(preprocess.dtype, types[0].shape))
+    found = trace(model, [preprocess(raw), *inputs[1:]])
+    return Trace((raw, *inputs[1:]), found.outputs, found.updates, found.leaves)
+
+
+def traced_graph(model: object, input: Shapes, preprocess: Preprocess | None = None, name: str | None = None) -> Graph:
+    """The graph of a module, function, tensor or list of tensors as the user wrote it, in training form."""
+    name = name or name_of(model)
+    if isinstance(model, Tensor) or (isinstance(model, Sequence) and all(isinstance(t, Tensor) for t in model)):
+        return graph_of(name, [model] if isinstance(model, Tensor) else list(model))
+    if not callable(model):
+        raise GraphcError(f"cannot compile {model!r}\n  expected a module, a function of tensors, or tensors")
+    return traced(model, input_types(input), preprocess).graph(name)
+
+
+def training_graph(model: Callable, input: Shapes, loss: Callable, optimizer) -> Graph:
+    """One whole training step as a graph: inputs are the network's and the loss's target, outputs the loss and the
+    network's outputs, updates the new weights, statistics and optimizer state."""
+    found = traced(model, input_types(input))
+    scores = found.outputs[0]
+    target = leaf("input", "target", loss.target(scores.type))
+    with scope("loss"):
+        value = loss(scores, target)
+    if value.shape != ():
+        raise GraphcError(
+            f"the loss has shape {dims(value.shape)}\n  expected one number; use reduction='mean' or 'sum'"
+        )
+    graph = found.graph(name_of(model), [value, *found.outputs], [target])
+    for node in graph.nodes:
+        x = node.inputs[0] if node.inputs else None
+        if isinstance(node.op, BatchNorm) and x.type.elements == x.shape[1]:
+            error = ShapeError(
+                f"training needs more than one value a channel, got {dims(x.shape)}; take a larger batch"
+            )
+            raise located(error, node.where, f"{node.scope} (BatchNorm)")
+    if not [w for w in graph.weights if w.name not in graph.frozen]:
+        raise GraphcError(f"{graph.name} has no trainable weights")
+    return build_update(build_backward(graph), optimizer)
+
+
+# Programs
+
+
+def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int = 1, cpu: str = "native",
+            preprocess: Preprocess | None = None, name: str | None = None) -> CompiledNetwork:  # fmt: skip
+    """An in-process inference program.
+
+    model       a Module, a function of tensors, a tensor or a list of tensors
+    input       shape of the input with the batch, or a list of shapes; not needed for tensors, whose inputs are taken
+                in the order they were made
+    threads     how many threads a call uses; the result's bits do not depend on it
+    cpu         "native", or a level such as "x86-64-v3"
+    preprocess  arithmetic on the first input that belongs to the program
+
+    Weights are taken as they are now. Raises GraphcError for what the network or the request gets wrong.
+    """
+    source = traced_graph(model, input, preprocess, name)
+    graph = run_passes(source, INFERENCE)
+    schedule = make_schedule(graph) if backend != "reference" else None
+    program = backend_of(backend).compile(schedule, graph, threads=check_threads(threads), cpu=cpu)
+
+    def build_again(path, **options) -> None:
+        build(model, input, path, name=name, **{"preprocess": preprocess, **options})
+
+    return CompiledNetwork(source, graph, schedule, program, build_again)
+
+
+def check_threads(threads: int) -> int:
+    if not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise GraphcError(f"threads: expected a number from 1 to 1024, got {threads!r}")
+    return threads
+
+
+def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, backend: str = "llvm",
+                     threads: int = 1, cpu: str = "native") -> CompiledStep:  # fmt: skip
+    """A compiled training step: forward, gradients and update in one call of `step(images, target) -> loss`.
+
+    input      shape of the network's input with the batch, or a list of shapes
+    loss       a loss module such as nn.CrossEntropyLoss()
+    optimizer  a description such as optim.SGD(lr=0.01, momentum=0.9)
+
+    The model's weights live in the program from now on and are updated in place: model.state_dict() shows them. A
+    batch of another size is compiled when it first comes, over the same weights and optimizer state.
+    """
+    types = input_types(input)
+    target_backend, threads = backend_of(backend), check_threads(threads)
+
+    def program(batch: int):
+        shapes = [(batch, *t.shape[1:]) for t in types]
+        graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
+        schedule = make_schedule(graph) if backend != "reference" else None
+        return graph, schedule, target_backend.compile(schedule, graph, threads=threads, cpu=cpu)
+
+    parameters = dict(model.named_state()) if hasattr(model, "named_state") else {}
+    return CompiledStep(program, types[0].shape[0], parameters)
+
+
+def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable", threads: int = 1,
+          preprocess: Preprocess | None = None, labels: Sequence[str] = (), name: str | None = None,
+          cc: str | None = None) -> None:  # fmt: skip
+    """Write a static executable: the network, its weights, and a command line around them.
+
+    path        where to; it appears there whole or not at all
+    cpu         "portable" runs on every x86-64 with AVX2 and FMA and uses AVX-512 where it is; "native" or a level
+                makes one for that alone
+    preprocess  arithmetic on the input that belongs to the program, e.g. Preprocess(scale=1/255) to take image bytes
+    labels      a name for each class
+    """
+    source = traced_graph(model, input, preprocess, name or os.path.basename(os.fspath(path)).split(".")[0])
+    graph = run_passes(source, INFERENCE)
+    schedule = make_schedule(graph)
+    report = report_of(source, schedule, model)
+    backend_of("llvm").build(
+        path, schedule, graph, cpu=cpu, threads=threads, labels=tuple(labels), cc=cc, summary=report.terminal(80)
+    )
+
+
+# Reports
+
+
+def summary(model, input: Shapes = None, *, train: bool = False, loss=None, optimizer=None,
+            name: str | None = None) -> Summary:  # fmt: skip
+    """The report of a network: layers, parameters, MACs, FLOPs, and memory from the actual plan. No weight is made.
+
+    `train` adds the memory of one training step with `loss` and `optimizer` (cross entropy and plain SGD by default).
+    """
+    source = traced_graph(model, input, name=name)
+    schedule = make_schedule(run_passes(source, INFERENCE))
+    training = training_bytes(model, input, loss, optimizer) if train else None
+    return report_of(source, schedule, model, training)
+
+
+def report_of(source: Graph, schedule: Schedule, model, training: TrainingBytes | None = None) -> Summary:
+    modules = dict(model.named_modules()) if isinstance(model, Module) else {}
+    kinds = {path: type(module).__name__ for path, module in modules.items()}
+    parameters = [n for n, _ in model.named_parameters()] if isinstance(model, Module) else None
+    return summarise(inference_mode(source), schedule.arena_bytes, training, kinds=kinds, parameters=parameters)
+
+
+def training_bytes(model, input: Shapes, loss=None, optimizer=None) -> TrainingBytes:
+    """Memory of one training step, from its plan: what the forward half keeps for the backward half is what lives
+    across the kernel that finishes the loss."""
+    graph = run_passes(training_graph(model, input, loss or CrossEntropyLoss(), optimizer or SGD(lr=0.01)), TRAINING)
+    schedule = make_schedule(graph)
+    trained = [v for v in graph.weights if v.name not in graph.frozen]
+    turn = next(i for i, k in enumerate(schedule.kernels) if schedule.outputs[0] in writes(k))
+    saved = [n for n, (first, last) in schedule.lifetimes.items() if first < turn < last]
+    return TrainingBytes(
+        gradients=sum(v.type.bytes for v in trained),
+        optimizer_state=sum(v.type.bytes for v in graph.state if v.name.startswith("optimizer.")),
+        saved_activations=sum(schedule.buffers[n].bytes for n in saved),
+        total=schedule.arena_bytes + schedule.state_bytes,
+    )

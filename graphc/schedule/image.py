@@ -1,0 +1,60 @@
+"""Memory images: what the weight and state memories of a planned schedule hold when a program starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from graphc.ir import GraphcError, array_of
+
+from .kernels import Schedule
+from .layout import ALIGNMENT, NUMPY, Buffer
+
+
+def aligned_zeros(size: int) -> np.ndarray:
+    """`size` zero bytes that start on an aligned address."""
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
+def weight_image(schedule: Schedule) -> np.ndarray:
+    """The packed weights and constants, as bytes."""
+    return image(schedule, ("weight", "const"), schedule.weight_bytes)
+
+
+def state_image(schedule: Schedule) -> np.ndarray:
+    """The packed initial state, as bytes."""
+    return image(schedule, ("state",), schedule.state_bytes)
+
+
+def image(schedule: Schedule, places: tuple[str, ...], size: int) -> np.ndarray:
+    memory = aligned_zeros(size)
+    for name, b in schedule.buffers.items():
+        if b.place in places and name not in schedule.aliases:
+            key = schedule.leaves.get(name, name)
+            if key not in schedule.data:
+                raise GraphcError(f"{schedule.name}: no data for {key}: a program needs the numbers of all its weights")
+            write(memory, b, array_of(schedule.data[key]))
+    return memory
+
+
+def view(memory: np.ndarray, b: Buffer) -> np.ndarray:
+    """The bytes of one buffer in the memory as its physical array."""
+    return memory[b.offset : b.offset + b.bytes].view(NUMPY[b.dtype])
+
+
+def write(memory: np.ndarray, b: Buffer, array: np.ndarray) -> None:
+    """Pack a logical array into its place."""
+    view(memory, b)[:] = b.pack(array).reshape(-1)
+
+
+def read(memory: np.ndarray, b: Buffer) -> np.ndarray:
+    """A copy of the logical array from its place."""
+    return b.unpack(view(memory, b))
+
+
+def state_buffers(schedule: Schedule) -> Mapping[str, Buffer]:
+    """State buffers by the user's names."""
+    return {leaf: b for name, leaf in schedule.leaves.items() if (b := schedule.buffers[name]).place == "state"}
