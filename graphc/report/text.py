@@ -136,7 +136,7 @@ def footer(figures: Figures) -> list[str]:
         lines.append(f"Read by no layer: {', '.join(figures.unused)}")
     lines.append(CONVENTION)
     if exceeds_input(figures):
-        lines.append("Fields are those of an unbounded image, so they may exceed it; a global pool or a linear layer sees all of it.")
+        lines.append("Fields are those of an unbounded image; a global pool or a linear layer sees the whole input.")
     return lines
 
 
