@@ -45,7 +45,7 @@ def emit_loops(
         module,
         name,
         [PTR] * len(names) + [I64, I64],
-        [*names, "lo", "hi"],
+        [*names, "units.lo", "units.hi"],
         noalias=names,
         readonly=[n for n in names if n not in written],
         align={n: 64 for n in names if buffers[n].place in PACKED},

@@ -1,0 +1,84 @@
+"""The generic emitter against the samples: values, zeros kept, and the same bits for any cut and any vector width."""
+
+import ctypes
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphc.backends.llvm import jit
+from graphc.backends.llvm.kernels.loops import emit_loops
+from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v4
+from llvmlite import ir
+from loop_samples import SAMPLES, beyond
+
+from graphc.schedule.kernels import Contraction, Reduce
+
+# float32 sums of up to a few thousand terms of size about 1, in another order than NumPy's
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+# a width of 4 compiles for every machine, 16 only where the machine has it
+NARROW = replace(host(), vector_bytes=16)
+
+
+class Compiled:
+    """One kernel in this process."""
+
+    def __init__(self, sample, target: Target):
+        kernel = sample.kernel
+        loops = kernel.to_loops(sample.buffers) if isinstance(kernel, Contraction) else kernel
+        module = ir.Module("test")
+        self.code = emit_loops(module, "kernel", loops, sample.buffers, target)
+        self.code.function.linkage = "external"
+        self.loaded = jit.load_object([jit.compile_object(module, target)], ["kernel"])
+        pointers = [ctypes.c_void_p] * len(self.code.arguments)
+        call = ctypes.CFUNCTYPE(None, *pointers, ctypes.c_int64, ctypes.c_int64)
+        self.function = call(self.loaded.address("kernel"))
+        self.sample = sample
+
+    def run(self, parts: int = 1) -> dict[str, np.ndarray]:
+        """The arrays after all units, in `parts` ranges in shuffled order."""
+        arrays, units = self.sample.arrays(), self.code.units
+        pointers = [arrays[a].ctypes.data for a in self.code.arguments]
+        for k in np.random.default_rng(parts).permutation(parts):
+            self.function(*pointers, units * k // parts, units * (k + 1) // parts)
+        return arrays
+
+
+def same_bits(a: dict, b: dict, names) -> bool:
+    return all(a[n].tobytes() == b[n].tobytes() for n in names)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_values_zeros_and_units(name):
+    sample = SAMPLES[name]()
+    compiled = Compiled(sample, host())
+    arrays = compiled.run()
+    for output, expected in sample.expected.items():
+        buffer = sample.buffers[output]
+        np.testing.assert_allclose(buffer.unpack(arrays[output]), expected, **CLOSE)
+        assert not arrays[output][beyond(buffer)].any(), f"{output}: halo or padding lanes are not zero"
+    for given in sample.inputs.keys() - sample.expected.keys():
+        assert arrays[given].tobytes() == sample.arrays()[given].tobytes(), f"input {given} was written"
+    for parts in (2, 3, 7):
+        assert same_bits(arrays, compiled.run(parts), sample.expected), f"{parts} ranges give other bits"
+
+
+def reduces(name: str) -> bool:
+    kernel = SAMPLES[name]().kernel
+    return isinstance(kernel, Contraction) or any(isinstance(o, Reduce) for s in kernel.stages for o in s.outs)
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLES if reduces(n)])
+def test_same_bits_for_every_vector_width(name):
+    sample = SAMPLES[name]()
+    assert same_bits(Compiled(sample, host()).run(), Compiled(sample, NARROW).run(), sample.expected)
+
+
+@pytest.mark.parametrize("target", [x86_64_v4(), aarch64()], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "name", ["softmax_channels-(3,17,3,5)-blocked", "layer_norm-5-300", "dropout-400", "arg_max-64-37", "adamw-1000"]
+)
+def test_compiles_for_other_processors(name, target):
+    sample = SAMPLES[name]()
+    module = ir.Module("test")
+    emit_loops(module, "kernel", sample.kernel, sample.buffers, target).function.linkage = "external"
+    assert jit.compile_object(module, target)
