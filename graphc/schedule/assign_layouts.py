@@ -9,13 +9,14 @@ does not fit one contraction is copied in front of it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
 import networkx as nx
 
 from .expr import Aff, E, const, load, loads
-from .kernels import Access, AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, expressions, extents, stores
+from .kernels import Access, AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, extents, stores
 from .layout import Buffer, Layout
 
 BLOCK = 16  # channels in a block: one AVX-512 vector, two AVX2, four NEON; the packing is the same for all
@@ -36,8 +37,7 @@ def assign_layouts(schedule: Schedule) -> Schedule:
 
 def accesses(kernel: Kernel) -> list[tuple[str, tuple]]:
     """Every (buffer, indices) that a kernel reads or writes, scratch included."""
-    read = [e.attr for e in loads(*expressions(kernel))]
-    return read + [(s.buffer, s.indices) for s in stores(kernel)]
+    return [e.attr for e in kernel.loads] + [(s.buffer, s.indices) for s in stores(kernel)]
 
 
 def blockable(index: Aff | E, sizes: dict[str, int], block: int = BLOCK) -> bool:
@@ -88,13 +88,12 @@ def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
     graph.remove_edges_from([e for e in graph.edges if set(e) == {"blocked", "plain"}])
     _, (blocked, _) = nx.minimum_cut(graph, "blocked", "plain")
     out = {n: Layout.blocked(len(b.shape), BLOCK) for n, b in candidates.items() if n in blocked}
+    uncut = {n for k in schedule.kernels for n, at in accesses(k) if any(not blockable(i, extents(k)) for i in at)}
     for name, b in schedule.buffers.items():
-        if len(b.shape) == 1 and b.place not in ("input", "output") and name not in aliased and b.dtype == "f32":
-            readers = [
-                i for k in schedule.kernels for n, i in accesses(k) if n == name if not blockable(i[0], extents(k))
-            ]
-            if not readers:
-                out[name] = Layout.blocked(1, BLOCK, (0,))
+        vector = next((d for d, n in enumerate(b.shape) if n == math.prod(b.shape)), None)
+        stored = b.place not in ("input", "output") and name not in aliased and name not in out
+        if vector is not None and stored and b.dtype == "f32" and name not in uncut:
+            out[name] = Layout.blocked(len(b.shape), BLOCK, (vector,))  # padded, so that its last vector can be read
     return out
 
 

@@ -22,7 +22,6 @@ from .kernels import (
     Schedule,
     Stage,
     Store,
-    expressions,
     extents,
     reads,
     writes,
@@ -64,9 +63,9 @@ class Fusion:
             self.writers[b].add(k)
 
     def forget(self, k: int) -> None:
-        for table in (self.readers, self.writers):
-            for members in table.values():
-                members.discard(k)
+        for table, names in zip((self.readers, self.writers), self.kernels[k].outside, strict=True):
+            for name in names:
+                table[name].discard(k)
         del self.kernels[k]
 
     def temporary(self, name: str) -> bool:
@@ -113,9 +112,7 @@ class Fusion:
         self.change(consumer, merged)
 
     def change(self, k: int, kernel: Kernel) -> None:
-        for table in (self.readers, self.writers):
-            for members in table.values():
-                members.discard(k)
+        self.forget(k)
         self.kernels[k] = kernel
         self.register(k)
 
@@ -196,7 +193,7 @@ def store_of(kernel: Kernel, name: str) -> Store | None:
 
 
 def loads_of(kernel: Kernel, name: str) -> list[E]:
-    return [e for e in loads(*expressions(kernel)) if e.attr[0] == name]
+    return [e for e in kernel.loads if e.attr[0] == name]
 
 
 def mapped(stage: Stage, rule: Callable[[E], E]) -> Stage:
@@ -373,7 +370,7 @@ def evaluations(kernel: Loops, e: E) -> int:
     """How often a kernel evaluates an expression that it reads in one place."""
     total = 0
     for stage in kernel.stages:
-        if e in loads(*expressions(Loops("", (), (stage,)))):
+        if e in Loops("", (), (stage,)).loads:
             total += math.prod(n for _, n in (*kernel.par, *stage.axes))
     return total
 
@@ -479,9 +476,7 @@ def side_by_side(f: Fusion, a: int, b: int) -> Loops | None:
     )
     nests = zip((other.par, *(s.axes for s in other.stages)), (first.par, *(s.axes for s in first.stages)), strict=True)
     axes = {x: Aff.of(y) for theirs, ours in nests for (x, _), (y, _) in zip(theirs, ours, strict=True)}
-    if not {e.attr for e in loads(*expressions(first))} & {
-        substitute_axes(e, axes).attr for e in loads(*expressions(other))
-    }:
+    if not {e.attr for e in first.loads} & {substitute_axes(e, axes).attr for e in other.loads}:
         return None
     stages = []
     for mine, theirs in zip(first.stages, other.stages, strict=True):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 
 from .expr import Aff, E, const, guard, load, loads, temp
@@ -65,8 +66,25 @@ class Stage:
     outs: tuple[Reduce | Store, ...]
 
 
+class Accessing:
+    """What a kernel reads and writes, found once."""
+
+    @cached_property
+    def loads(self) -> tuple[E, ...]:
+        """Every distinct load, scratch included."""
+        return tuple(loads(*expressions(self)))  # type: ignore[arg-type]
+
+    @cached_property
+    def outside(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the buffers read and written, each once in order of first use, scratch left out."""
+        own = {b.name for b in self.scratch} if isinstance(self, Loops) else set()
+        read = (e.attr[0] for e in self.loads)
+        written = (s.buffer for s in stores(self))  # type: ignore[arg-type]
+        return tuple(tuple(dict.fromkeys(n for n in names if n not in own)) for names in (read, written))
+
+
 @dataclass(frozen=True)
-class Loops:
+class Loops(Accessing):
     """For each point of `par`, the stages in order. `scratch` are this kernel's own row buffers, one per thread.
     `scope` is where in the user's network it comes from, for names and reports."""
 
@@ -90,7 +108,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Contraction:
+class Contraction(Accessing):
     """`acc[par] = sum over red of x[...] * w[...]` (one fused multiply-add each, in the order of `red`, from 0), then
     `stores`, whose expressions read `temp("acc")`. `w` is the operand read as vectors along the `lanes` axis of `par`
     (output channels); `x` is the one whose elements are broadcast, 0 outside its logical shape.
@@ -155,17 +173,14 @@ def stores(kernel: Kernel) -> list[Store]:
     return [o for s in kernel.stages for o in s.outs if isinstance(o, Store)]
 
 
-def reads(kernel: Kernel) -> list[str]:
+def reads(kernel: Kernel) -> tuple[str, ...]:
     """Buffers read, each once, in order of first use; scratch left out."""
-    own = {b.name for b in kernel.scratch} if isinstance(kernel, Loops) else set()
-    names = (e.attr[0] for e in loads(*expressions(kernel)))
-    return list(dict.fromkeys(n for n in names if n not in own))
+    return kernel.outside[0]
 
 
-def writes(kernel: Kernel) -> list[str]:
+def writes(kernel: Kernel) -> tuple[str, ...]:
     """Buffers written, each once, in order; scratch left out."""
-    own = {b.name for b in kernel.scratch} if isinstance(kernel, Loops) else set()
-    return list(dict.fromkeys(s.buffer for s in stores(kernel) if s.buffer not in own))
+    return kernel.outside[1]
 
 
 @dataclass(frozen=True)
@@ -174,7 +189,7 @@ class Schedule:
 
     `inputs` and `outputs` name buffers in call order. `aliases` maps a buffer to the one whose memory it shares under
     another shape. `leaves` maps weight and state buffers to the user's names, `data` holds arrays by user's name or,
-    for constants, by buffer. Once planned, every arena, weight, const and state buffer has an offset, and `arena_bytes`,
+    for constants, by buffer. Once planned, every arena, weight, const and state buffer has an offset. `arena_bytes`,
     `weight_bytes` (constants included) and `state_bytes` are the sizes of the three memories the program gets;
     `lifetimes` are the first and last kernel that touch an arena buffer.
     """
