@@ -19,7 +19,7 @@ from graphc.schedule.expr import Aff
 VOID, I1, I8, I16, I32, I64 = ir.VoidType(), *(ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F32, PTR = ir.FloatType(), ir.PointerType()
 MEMORY = {"f32": F32, "i32": I32, "u8": I8, "i1": I8}  # how an element of each dtype lies in memory
-SIZE = {F32: 4, I32: 4, I8: 1, I64: 8, I16: 2}
+SIZE = {F32: 4, I32: 4, I8: 1, I64: 8, I16: 2, PTR: 8}
 
 Number = ir.Value | int  # an index: folded while it is an int
 

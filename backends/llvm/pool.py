@@ -1,0 +1,297 @@
+"""A persistent thread pool as LLVM IR, over the C library's pthreads: part of every compiled program.
+
+What enters: a module and its target. What leaves: three functions in it.
+- `run(body, ctx, threads)` calls `body(ctx, thread, threads)` on that many threads, the caller being thread 0, and
+  returns when all are done. Threads are made when first asked for and stay.
+- `barrier(threads, number)` inside a body: all its threads arrive before one leaves. Barriers of a body are numbered
+  1, 2, ... in the order in which every thread meets them.
+- `close()` ends and joins the threads; needed before the code is unmapped.
+
+Each worker has a mailbox on a cache line of its own: the caller sets it to 1, the worker runs the job and sets it to 0.
+A worker waits for its mailbox by spinning, a few ten microseconds, then asleep on a condition variable. One job runs
+at a time: a caller that finds the pool busy runs its body alone, which gives the same bits. After a fork the child has
+none of the threads; it notices by its process id and starts afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from .emit import I1, I8, I32, I64, PTR, VOID, address, const, function, if_, if_else, intrinsic, load_, loop, store_
+from .target import Target
+
+MAX_THREADS = 256
+LINE = 16  # i32 in a cache line of 64 bytes
+SPINS = 1000  # pauses of 40 to 140 cycles: some ten microseconds, about what waking a sleeper costs
+STACK_BYTES = 1 << 20  # musl's default of 128 KiB is too little beside 64 KiB of scratch rows
+BUSY = -1  # in place of a process id, while the pool is made afresh
+LIBC = {  # i32 results, as in the C library
+    "pthread_create": [PTR, PTR, PTR, PTR],
+    "pthread_join": [I64, PTR],
+    "pthread_attr_init": [PTR],
+    "pthread_attr_setstacksize": [PTR, I64],
+    "pthread_attr_destroy": [PTR],
+    "pthread_mutex_lock": [PTR],
+    "pthread_mutex_trylock": [PTR],
+    "pthread_mutex_unlock": [PTR],
+    "pthread_cond_wait": [PTR, PTR],
+    "pthread_cond_broadcast": [PTR],
+    "sched_yield": [],
+    "getpid": [],
+}
+BODY = ir.FunctionType(VOID, [PTR, I32, I32])  # ctx, thread, threads
+BODY_PTR = BODY.as_pointer()  # typed, since llvmlite calls no opaque pointers
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pool's functions in one module: run(ptr body, ptr ctx, i32 threads), barrier(i32 threads, i32 number),
+    close()."""
+
+    run: ir.Function
+    barrier: ir.Function
+    close: ir.Function
+
+
+def emit_pool(module: ir.Module, target: Target, close: str = "pool_close") -> Pool:
+    """Adds the pool to `module`; `close` is the public name of its close function."""
+    made = _Emitter(module, target)
+    return Pool(made.run(), made.barrier(), made.close(close))
+
+
+class _Emitter:
+    def __init__(self, module: ir.Module, target: Target):
+        self.module, self.target = module, target
+        self.libc = {name: ir.Function(module, ir.FunctionType(I32, args), name) for name, args in LIBC.items()}
+        # all zero is a valid mutex and condition variable in glibc and musl; 64 bytes hold either's largest
+        self.owner = self._memory("owner", 64)  # mutex: the caller whose job runs
+        self.bell = self._memory("bell", 64)  # mutex of the condition variable
+        self.rung = self._memory("rung", 64)  # condition variable: a mailbox was filled, or the pool closes
+        self.boxes = self._memory("boxes", 64 * MAX_THREADS)
+        self.handles = self._memory("handles", 8 * MAX_THREADS)
+        self.job = self._memory("job", 64)  # body, ctx; then threads as i32 number 4
+        self.arrived, self.passed = self._memory("arrived", 64), self._memory("passed", 64)  # barrier
+        self.workers, self.sleepers, self.stop, self.pid = (
+            self._memory(name, 64) for name in ("workers", "sleepers", "stop", "pid")
+        )
+        self.worker = self._worker()
+
+    def _memory(self, name: str, size: int) -> ir.GlobalVariable:
+        kind = ir.ArrayType(I8, size)
+        made = ir.GlobalVariable(self.module, kind, f"pool_{name}")
+        made.linkage, made.align, made.initializer = "internal", 64, ir.Constant(kind, None)
+        made.type = PTR  # llvmlite types it by its content
+        return made
+
+    # the three functions
+
+    def run(self) -> ir.Function:
+        made, b = function(self.module, "pool_run", [BODY_PTR, PTR, I32], ["body", "ctx", "threads"])
+        body, ctx, threads = made.args
+        alone, shared = b.append_basic_block("alone"), b.append_basic_block("shared")
+        many = b.append_basic_block("many")
+        b.cbranch(b.icmp_signed(">", threads, const(I32, 1)), many, alone)
+        b.position_at_end(many)
+        free = b.icmp_signed("==", self._call(b, "pthread_mutex_trylock", self._adopted(b)), const(I32, 0))
+        b.cbranch(free, shared, alone)
+        b.position_at_end(alone)
+        b.call(body, [ctx, const(I32, 0), const(I32, 1)])
+        b.ret_void()
+        b.position_at_end(shared)
+        team = self._hired(b, threads)
+        b.store(body, self.job, align=8)
+        store_(b, ctx, self.job, 1)
+        store_(b, team, self.job, 4)
+        for counter in (self.arrived, self.passed):
+            store_(b, const(I32, 0), counter, 0)
+        with loop(b, 1, b.sext(team, I64), name="thread") as thread:
+            self._set(b, self._box(b, thread), 1)
+        # a worker counts itself asleep before it looks into its mailbox a last time: one of us sees the other
+        with if_(b, b.icmp_signed(">", self._get(b, self.sleepers), const(I32, 0))):
+            self._ring(b)
+        b.call(body, [ctx, const(I32, 0), team])
+        with loop(b, 1, b.sext(team, I64), name="thread") as thread:
+            self._wait(b, lambda: b.icmp_signed("==", self._get(b, self._box(b, thread)), const(I32, 0)))
+        self._call(b, "pthread_mutex_unlock", self.owner)
+        b.ret_void()
+        return made
+
+    def barrier(self) -> ir.Function:
+        made, b = function(self.module, "pool_barrier", [I32, I32], ["threads", "number"])
+        threads, number = made.args
+        # one thread has nobody to wait for, and may be running beside another caller's team
+        with if_(b, b.icmp_signed(">", threads, const(I32, 1))):
+            # both counters only grow within a run: no generation, nothing to reset
+            everyone = b.mul(threads, number)
+            before = b.atomic_rmw("add", self.arrived, const(I32, 1), "acq_rel")
+            last = b.icmp_signed("==", b.add(before, const(I32, 1)), everyone)
+            with if_else(b, last) as (then, otherwise):
+                with then:
+                    b.atomic_rmw("xchg", self.passed, everyone, "release")
+                with otherwise:
+                    self._wait(b, lambda: b.icmp_signed(">=", self._get(b, self.passed), everyone))
+        b.ret_void()
+        return made
+
+    def close(self, name: str) -> ir.Function:
+        made, b = function(self.module, name, [], [], linkage="external")
+        mine = b.icmp_signed("==", self._get(b, self.pid), self._call(b, "getpid"))
+        with if_(b, mine):
+            self._call(b, "pthread_mutex_lock", self.owner)
+            self._set(b, self.stop, 1)
+            self._ring(b)
+            last = b.add(load_(b, self.workers, I32, None, 0), const(I32, 1))
+            with loop(b, 1, b.sext(last, I64), name="thread") as thread:
+                self._call(b, "pthread_join", load_(b, self.handles, I64, None, thread), const(PTR, None))
+            store_(b, const(I32, 0), self.workers, 0)
+            self._set(b, self.stop, 0)
+            self._call(b, "pthread_mutex_unlock", self.owner)
+        b.ret_void()
+        return made
+
+    # workers
+
+    def _worker(self) -> ir.Function:
+        """What a worker's thread runs; its argument is its number as an address."""
+        made, b = function(self.module, "pool_worker", [PTR], ["thread"], result=PTR)
+        number = b.trunc(b.ptrtoint(made.args[0], I64), I32)
+        box = self._box(b, b.ptrtoint(made.args[0], I64))
+
+        def called() -> ir.Value:
+            return b.icmp_signed("!=", b.or_(self._get(b, box), self._get(b, self.stop)), const(I32, 0))
+
+        with _forever(b, "next"):
+            with if_(b, b.not_(self._spin(b, called))):
+                self._sleep(b, called)
+            with if_(b, b.icmp_signed("==", self._get(b, box), const(I32, 0))):  # so the pool closes
+                b.ret(const(PTR, None))
+            body = b.load(self.job, align=8, typ=BODY_PTR)
+            b.call(body, [load_(b, self.job, PTR, None, 1), number, load_(b, self.job, I32, None, 4)])
+            self._set(b, box, 0)
+        return made
+
+    def _hired(self, b: ir.IRBuilder, threads: ir.Value) -> ir.Value:
+        """Makes the workers that are missing; the number of threads there are for a job of `threads`."""
+        limit = const(I32, MAX_THREADS)
+        wanted = b.select(b.icmp_signed("<", threads, limit), threads, limit)
+        room = b.alloca(ir.ArrayType(I8, 64), name="attributes")
+        room.align, room.type = 64, PTR
+        with if_(b, b.icmp_signed("<", b.add(load_(b, self.workers, I32, None, 0), const(I32, 1)), wanted)):
+            self._call(b, "pthread_attr_init", room)
+            self._call(b, "pthread_attr_setstacksize", room, const(I64, STACK_BYTES))
+            first = b.add(load_(b, self.workers, I32, None, 0), const(I32, 1))
+            with loop(b, b.sext(first, I64), b.sext(wanted, I64), name="thread") as thread:
+                hired = load_(b, self.workers, I32, None, 0)
+                # after one failure the rest fail too: numbers stay without gaps
+                with if_(b, b.icmp_signed("==", b.add(b.sext(hired, I64), const(I64, 1)), thread)):
+                    place = address(b, self.handles, I64, thread)
+                    failed = self._call(b, "pthread_create", place, room, self.worker, b.inttoptr(thread, PTR))
+                    with if_(b, b.icmp_signed("==", failed, const(I32, 0))):
+                        store_(b, b.add(hired, const(I32, 1)), self.workers, 0)
+            self._call(b, "pthread_attr_destroy", room)
+        team = b.add(load_(b, self.workers, I32, None, 0), const(I32, 1))
+        return b.select(b.icmp_signed("<", team, wanted), team, wanted)
+
+    def _adopted(self, b: ir.IRBuilder) -> ir.Value:
+        """The owner's mutex, of a pool that belongs to this process. In a forked child the threads are gone and the
+        mutexes stand as some thread of the parent left them: all of it starts at zero again."""
+        me, known = self._call(b, "getpid"), self._get(b, self.pid)
+        with if_(b, b.icmp_signed("!=", me, known)):
+            taken = b.cmpxchg(self.pid, known, const(I32, BUSY), "seq_cst", "seq_cst")
+            won = b.and_(b.extract_value(taken, 1), b.icmp_signed("!=", known, const(I32, BUSY)))
+            with if_(b, won):
+                with if_(b, b.icmp_signed("!=", known, const(I32, 0))):
+                    for memory, size in (
+                        (self.owner, 64), (self.bell, 64), (self.rung, 64), (self.boxes, 64 * MAX_THREADS),
+                        (self.workers, 64), (self.sleepers, 64), (self.stop, 64),
+                    ):  # fmt: skip
+                        args = [memory, const(I8, 0), const(I64, size), const(I1, 0)]
+                        intrinsic(b, "memset", VOID, args, ".p0.i64")
+                b.atomic_rmw("xchg", self.pid, me, "seq_cst")
+        return self.owner
+
+    # waiting
+
+    def _ring(self, b: ir.IRBuilder) -> None:
+        self._call(b, "pthread_mutex_lock", self.bell)
+        self._call(b, "pthread_cond_broadcast", self.rung)
+        self._call(b, "pthread_mutex_unlock", self.bell)
+
+    def _sleep(self, b: ir.IRBuilder, called: Callable[[], ir.Value]) -> None:
+        self._call(b, "pthread_mutex_lock", self.bell)
+        b.atomic_rmw("add", self.sleepers, const(I32, 1), "seq_cst")
+        with _until(b, called, "asleep"):
+            self._call(b, "pthread_cond_wait", self.rung, self.bell)
+        b.atomic_rmw("sub", self.sleepers, const(I32, 1), "seq_cst")
+        self._call(b, "pthread_mutex_unlock", self.bell)
+
+    def _spin(self, b: ir.IRBuilder, ready: Callable[[], ir.Value]) -> ir.Value:
+        """Waits for `ready`, but not long; whether it came."""
+        head, again, done = (b.append_basic_block(name) for name in ("spin", "pause", "spun"))
+        before = b.block
+        b.branch(head)
+        b.position_at_end(head)
+        count = b.phi(I32)
+        came = ready()
+        b.cbranch(b.or_(came, b.icmp_signed(">=", count, const(I32, SPINS))), done, again)
+        b.position_at_end(again)
+        self._pause(b)
+        following = b.add(count, const(I32, 1))
+        b.branch(head)
+        count.add_incoming(const(I32, 0), before)
+        count.add_incoming(following, again)
+        b.position_at_end(done)
+        return came
+
+    def _wait(self, b: ir.IRBuilder, ready: Callable[[], ir.Value]) -> None:
+        """Waits for `ready`. After a short spin the processor is offered to others: there may be more threads than
+        cores, and then the one waited for needs it."""
+        with if_(b, b.not_(self._spin(b, ready))), _until(b, ready, "yield"):
+            self._call(b, "sched_yield")
+
+    def _pause(self, b: ir.IRBuilder) -> None:
+        if self.target.arch == "x86_64":
+            intrinsic(b, "x86.sse2.pause", VOID, [])
+        else:
+            intrinsic(b, "aarch64.hint", VOID, [const(I32, 1)])  # yield
+
+    # memory that several threads see
+
+    def _box(self, b: ir.IRBuilder, thread: ir.Value) -> ir.Value:
+        return address(b, self.boxes, I32, b.mul(thread, const(I64, LINE)))
+
+    def _get(self, b: ir.IRBuilder, place: ir.Value) -> ir.Value:
+        return b.load_atomic(place, "seq_cst", 4, typ=I32)
+
+    def _set(self, b: ir.IRBuilder, place: ir.Value, value: int) -> None:
+        b.atomic_rmw("xchg", place, const(I32, value), "seq_cst")
+
+    def _call(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+        return b.call(self.libc[name], args)
+
+
+@contextmanager
+def _forever(b: ir.IRBuilder, name: str) -> Iterator[None]:
+    """Again and again; what stands inside returns from the function."""
+    head = b.append_basic_block(name)
+    b.branch(head)
+    b.position_at_end(head)
+    yield
+    b.branch(head)
+
+
+@contextmanager
+def _until(b: ir.IRBuilder, done: Callable[[], ir.Value], name: str) -> Iterator[None]:
+    """`while not done(): body`."""
+    head, body, end = (b.append_basic_block(n) for n in (name, f"{name}.body", f"{name}.end"))
+    b.branch(head)
+    b.position_at_end(head)
+    b.cbranch(done(), end, body)
+    b.position_at_end(body)
+    yield
+    b.branch(head)
+    b.position_at_end(end)
