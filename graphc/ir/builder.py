@@ -71,7 +71,8 @@ def located(error: GraphcError, where: str, what: str) -> GraphcError:
     """The same error with `file:line  what:` in front, unless it already has a place. `bare` is the text without."""
     if getattr(error, "place", ""):
         return error
-    placed = type(error)(f"{where}  {what}: {error}" if where else f"{what}: {error}")
+    text = str(error) if str(error).startswith(what) else f"{what}: {error}"
+    placed = type(error)(f"{where}  {text}" if where else text)
     placed.place = where or what
     placed.bare = str(error)
     return placed

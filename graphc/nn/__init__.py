@@ -1,6 +1,7 @@
 """The DSL: modules, layers, functions, losses, optimizers, initialisations, with PyTorch's names and conventions."""
 
 from . import functional, init, optim
+from .containers import ModuleList, Sequential
 from .layers import (
     GELU,
     AdaptiveAvgPool2d,
@@ -20,7 +21,7 @@ from .layers import (
     Tanh,
 )
 from .losses import CrossEntropyLoss, MSELoss
-from .module import Module, ModuleList, Sequential
+from .module import Module
 from .parameter import Buffer, Parameter
 from .trace import Trace, trace
 

@@ -6,26 +6,15 @@ import math
 
 import numpy as np
 
-from graphc.ir import GraphcError, ShapeError
+from graphc.ir import GraphcError
 from graphc.ops import Tensor, apply, constant, norm
 
 from . import functional as F
 from . import init
-from .explain import blame
 from .functional import Pair, pair
-from .module import Module
+from .layer import Layer
 from .parameter import Buffer, Parameter
 from .trace import recorder
-
-
-class Layer(Module):
-    """A module of graphc itself. Its shape errors name the layer, the line that made it, and the operand's origin."""
-
-    def __call__(self, *inputs, **options):
-        try:
-            return super().__call__(*inputs, **options)
-        except ShapeError as error:
-            raise blame(error, self, inputs) from None
 
 
 def default_bias(fan_in: int) -> init.Init:
@@ -91,7 +80,7 @@ class Conv2d(Layer):
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}", f"kernel_size={self.kernel_size}, stride={self.stride}"]
-        parts += [f"padding={self.padding!r}"] if self.padding != (0, 0) else []
+        parts += [f"padding={self.padding}"] if self.padding != (0, 0) else []
         parts += [f"dilation={self.dilation}"] if self.dilation != (1, 1) else []
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         return ", ".join([*parts, *(["bias=False"] if self.bias is None else [])])

@@ -1,4 +1,4 @@
-"""Modules: networks as trees of named parts. `Module`, and the containers `Sequential` and `ModuleList`.
+"""Modules: networks as trees of named parts.
 
 Attributes that are parameters, buffers or modules are registered under their names; the dotted path from the root is
 the name in `state_dict`, in graphs and in errors, and equals PyTorch's for the same network.
@@ -6,7 +6,7 @@ the name in `state_dict`, in graphs and in errors, and equals PyTorch's for the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 
 import numpy as np
@@ -206,11 +206,8 @@ class Module:
             absent = (n for n, p in own.items() if p not in satisfied and not n.endswith("num_batches_tracked"))
             problems += [f"missing: {n}" for n in absent]
             problems += [f"unexpected: {n}" for n in given if n not in own]
-        problems += [
-            f"wrong shape: {n} is {list(own[n].shape)} in the model, {list(array.shape)} in the file"
-            for n, array in given.items()
-            if n in own and array.shape != own[n].shape
-        ]
+        misfits = ((n, own[n].misfit(array)) for n, array in given.items() if n in own)
+        problems += [f"does not fit: {n} {why}" for n, why in misfits if why]
         first: dict[Parameter, str] = {}
         for name in filter(own.__contains__, given):
             other = first.setdefault(own[name], name)
@@ -253,66 +250,3 @@ class Module:
 
 def joined(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-class Chain(Module):
-    """Modules under the names 0, 1, ...: what Sequential and ModuleList share."""
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules.values())
-
-    def __getitem__(self, index: int | slice):
-        names = list(self._modules)
-        if isinstance(index, slice):
-            return self.of({name: self._modules[name] for name in names[index]})
-        if not -len(names) <= index < len(names):
-            raise IndexError(f"index {index} of a {type(self).__name__} of {len(names)}")
-        return self._modules[names[index]]
-
-    def __setitem__(self, index: int, module: Module) -> None:
-        setattr(self, list(self._modules)[index], module)
-
-    @classmethod
-    def of(cls, modules: Mapping[str, Module]) -> Chain:
-        """A chain with names of its own."""
-        chain = cls()
-        for name, module in modules.items():
-            chain.add_module(name, module)
-        return chain
-
-    def append(self, module: Module) -> Chain:
-        self.add_module(str(len(self)), module)
-        return self
-
-    def extend(self, modules: Iterable[Module]) -> Chain:
-        for module in modules:
-            self.append(module)
-        return self
-
-
-class Sequential(Chain):
-    """Modules one after the other, given as arguments or as one mapping from names to modules."""
-
-    def __init__(self, *modules: Module | Mapping[str, Module]):
-        super().__init__()
-        if len(modules) == 1 and isinstance(modules[0], Mapping):
-            for name, module in modules[0].items():
-                self.add_module(name, module)
-        else:
-            self.extend(modules)
-
-    def forward(self, x):
-        for module in self:
-            x = module(x)
-        return x
-
-
-class ModuleList(Chain):
-    """A list of modules; the module that holds it calls them."""
-
-    def __init__(self, modules: Iterable[Module] = ()):
-        super().__init__()
-        self.extend(modules)

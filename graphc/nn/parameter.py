@@ -61,16 +61,24 @@ class Parameter:
 
     @data.setter
     def data(self, values) -> None:
+        if isinstance(values, Tensor | Parameter):
+            raise GraphcError(f"{self.key} takes numbers, got the symbolic {values!r}")
         array = np.asarray(values)
-        if array.shape != self.shape:
-            raise GraphcError(f"{self.key} has shape {self.shape}, got values of shape {array.shape}")
-        if not np.can_cast(array.dtype, NUMPY[self.dtype], "same_kind"):
-            raise GraphcError(f"{self.key} has element type {self.dtype}, got values of type {array.dtype}")
+        if problem := self.misfit(array):
+            raise GraphcError(f"{self.key} {problem}")
         array = np.array(array, NUMPY[self.dtype], order="C")
         if self._storage is not None:
             self._storage.write(array)
         else:
             self._data = array
+
+    def misfit(self, array: np.ndarray) -> str:
+        """Why these values cannot be its own; '' if they can."""
+        if array.shape != self.shape:
+            return f"has shape {list(self.shape)}, got {list(array.shape)}"
+        if not np.can_cast(array.dtype, NUMPY[self.dtype], "same_kind"):
+            return f"has element type {self.dtype}, got {array.dtype}"
+        return ""
 
     def array(self) -> np.ndarray:
         """`data`, under the name by which graphs ask for it."""

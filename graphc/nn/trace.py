@@ -100,7 +100,8 @@ class Ambient(Recorder):
         if parameter.ambient is None:
             name = unique(parameter.key, self.taken)
             self.taken[name] = parameter
-            parameter.ambient = leaf("weight", name, parameter.type, parameter, parameter.trainable)
+            parameter.ambient = leaf("weight", name, parameter.type, parameter)
+        parameter.ambient.trainable = parameter.trainable
         return parameter.ambient
 
     def update(self, target: Tensor, new: Tensor) -> None:

@@ -1,0 +1,146 @@
+"""Every layer against PyTorch's of the same name, arguments and weights: forward in float64, and its text."""
+
+import re
+
+import numpy as np
+import pytest
+from evaluate import evaluate, graph_of_call, run, sample
+
+from graphc import nn
+from graphc.ir import GraphcError
+
+torch = pytest.importorskip("torch")
+
+# class, arguments, shape of the input. Both sides are built from the same row.
+LAYERS = [
+    ("Linear", (6, 4), {}, (3, 6)),
+    ("Linear", (6, 4), {"bias": False}, (2, 5, 6)),
+    ("Conv2d", (3, 8, 3), {}, (2, 3, 9, 8)),
+    ("Conv2d", (4, 6, (3, 5)), {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}, (2, 4, 11, 12)),
+    ("Conv2d", (4, 4, 3), {"groups": 4, "bias": False, "padding": 1}, (1, 4, 7, 7)),
+    ("Conv2d", (2, 3, (4, 3)), {"padding": "same", "dilation": (1, 2)}, (1, 2, 8, 9)),
+    ("Conv2d", (2, 3, 3), {"padding": "valid", "stride": 2}, (1, 2, 8, 9)),
+    ("BatchNorm1d", (5,), {}, (4, 5)),
+    ("BatchNorm1d", (5,), {"eps": 1e-3, "momentum": 0.3}, (4, 5, 6)),
+    ("BatchNorm2d", (3,), {}, (2, 3, 4, 5)),
+    ("BatchNorm2d", (3,), {"affine": False}, (2, 3, 4, 5)),
+    ("MaxPool2d", (2,), {}, (1, 2, 7, 8)),
+    ("MaxPool2d", (3,), {"stride": 2, "padding": 1}, (1, 2, 9, 8)),
+    ("MaxPool2d", ((2, 3),), {"stride": (1, 2), "dilation": (2, 1), "ceil_mode": True}, (1, 2, 9, 8)),
+    ("AvgPool2d", (2,), {}, (1, 2, 7, 8)),
+    ("AvgPool2d", (3,), {"stride": 2, "padding": 1}, (1, 2, 9, 8)),
+    ("AvgPool2d", (3,), {"stride": 2, "padding": 1, "count_include_pad": False}, (1, 2, 9, 8)),
+    ("AvgPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, (1, 2, 10, 8)),
+    ("AvgPool2d", (3,), {"stride": 2, "ceil_mode": True, "count_include_pad": False}, (1, 2, 10, 8)),
+    ("AvgPool2d", (2,), {"divisor_override": 3}, (1, 2, 4, 4)),
+    ("AdaptiveAvgPool2d", (1,), {}, (2, 3, 7, 5)),
+    ("AdaptiveAvgPool2d", ((3, 2),), {}, (2, 3, 9, 4)),
+    ("AdaptiveAvgPool2d", ((None, 2),), {}, (2, 3, 5, 4)),
+    ("Flatten", (), {}, (2, 3, 4)),
+    ("Flatten", (0, 1), {}, (2, 3, 4)),
+    ("ReLU", (), {}, (3, 4)),
+    ("ReLU", (), {"inplace": True}, (3, 4)),
+    ("Sigmoid", (), {}, (3, 4)),
+    ("Tanh", (), {}, (3, 4)),
+    ("GELU", (), {}, (3, 4)),
+    ("GELU", ("tanh",), {}, (3, 4)),
+    ("Softmax", (1,), {}, (3, 4)),
+    ("Softmax", (-1,), {}, (3, 4, 2)),
+    ("LogSoftmax", (1,), {}, (3, 4)),
+    ("Identity", (), {}, (3, 4)),
+    ("Dropout", (0.0,), {}, (3, 4)),
+]
+
+
+def name_of(row) -> str:
+    return f"{row[0]}{row[1]}{row[2] or ''}".replace(" ", "")
+
+
+@pytest.mark.parametrize("row", LAYERS, ids=name_of)
+def test_forward_equals_torch(row):
+    kind, arguments, options, shape = row
+    ours, theirs = getattr(nn, kind)(*arguments, **options), getattr(torch.nn, kind)(*arguments, **options).double()
+    theirs.load_state_dict({name: torch.tensor(array) for name, array in ours.state_dict().items()})
+    x = sample(*shape)
+    wanted = theirs(torch.tensor(x)).detach().numpy()
+    # both sides compute in float64; constants such as 1/count and eps are rounded to float32 here
+    np.testing.assert_allclose(evaluate(ours, x), wanted, rtol=1e-6, atol=1e-7)
+
+
+# Not in our text: ReLU's `inplace`, which means nothing here, and options of norms that ours do not have.
+@pytest.mark.parametrize("row", [r for r in LAYERS if r[0] not in ("ReLU", "Dropout")], ids=name_of)
+def test_text_is_torchs(row):
+    kind, arguments, options, _ = row
+    theirs = repr(getattr(torch.nn, kind)(*arguments, **options))
+    if "BatchNorm" in kind:
+        theirs = re.sub(r", (track_running_stats|bias)=\w+", "", theirs)
+    assert repr(getattr(nn, kind)(*arguments, **options)) == theirs
+
+
+@pytest.mark.parametrize("kind, shape", [("BatchNorm1d", (6, 3)), ("BatchNorm2d", (2, 3, 4, 5))])
+def test_running_statistics_move_as_in_torch(kind, shape):
+    ours, theirs = getattr(nn, kind)(3, momentum=0.25), getattr(torch.nn, kind)(3, momentum=0.25).double()
+    for step in range(3):
+        x = sample(*shape, seed=step) * 2 + 1
+        theirs(torch.tensor(x))
+        for name, value in run(ours, x)[1].items():
+            getattr(ours, name).data = value
+    for name, value in theirs.state_dict().items():
+        # ours are stored in float32 after each step: 3 roundings of 2**-24 each
+        np.testing.assert_allclose(getattr(ours, name).data, value, rtol=1e-6, err_msg=name)
+
+
+def test_a_norm_called_twice_moves_its_statistics_twice():
+    class Twice(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            return self.norm(self.norm(x) * 3.0 + 1.0)
+
+    x = sample(8, 3)
+    theirs = torch.nn.BatchNorm1d(3).double()
+    theirs(theirs(torch.tensor(x)) * 3.0 + 1.0)
+    _, updates = run(Twice(nn.BatchNorm1d(3)), x)
+    assert updates["norm.num_batches_tracked"] == 2
+    np.testing.assert_allclose(updates["norm.running_mean"], theirs.running_mean, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(updates["norm.running_var"], theirs.running_var, rtol=1e-6)
+
+
+def test_dropout_keeps_what_it_keeps_scaled():
+    x = np.ones((100, 100))
+    y, updates = run(nn.Dropout(0.3), x)
+    kept = y[0] != 0
+    np.testing.assert_allclose(y[0][kept], 1 / 0.7, rtol=1e-6)
+    assert abs(kept.mean() - 0.7) < 0.02  # 10,000 draws: 4 standard deviations of 0.0046
+    assert updates["random.key"].tolist() == [0, 0, 1, 0]
+
+
+def test_two_dropouts_draw_apart():
+    both = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
+    streams = [n.op.stream for n in graph_of_call(both, np.ones((4, 4))).nodes if n.op.name == "dropout"]
+    assert streams == [0, 1]
+    kept = evaluate(both, np.ones((100, 100))) != 0
+    assert abs(kept.mean() - 0.25) < 0.02  # one mask used twice would keep a half
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: nn.Conv2d(3, 8, 3, padding_mode="reflect"), "zeros only"),
+        (lambda: nn.Conv2d(3, 8, 3, groups=2), "groups=2 must divide"),
+        (lambda: nn.Conv2d(3, 8, 3, stride=2, padding="same"), "stride 1"),
+        (lambda: nn.Conv2d(3, 8, (3, 3, 3)), "kernel_size must be"),
+        (lambda: nn.BatchNorm2d(3, momentum=None), "fixed momentum"),
+        (lambda: nn.BatchNorm2d(3, track_running_stats=False), "running statistics"),
+        (lambda: nn.Dropout(1.0), r"\[0, 1\)"),
+        (lambda: evaluate(nn.Conv2d(3, 8, 3, padding="some"), np.zeros((1, 3, 5, 5))), "'same' or 'valid'"),
+        (lambda: evaluate(nn.BatchNorm2d(3), np.zeros((2, 3))), "input of 4 dimensions, got 2"),
+        (lambda: evaluate(nn.AdaptiveAvgPool2d(3), np.zeros((1, 1, 7, 7))), "cannot pool 7x7 to 3x3"),
+        (lambda: evaluate(nn.Softmax(2), np.zeros((1, 1))), "dimension 2 is out of range"),
+    ],
+)
+def test_what_a_layer_refuses(make, said):
+    with pytest.raises(GraphcError, match=said):
+        make()
