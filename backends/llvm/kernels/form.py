@@ -98,9 +98,8 @@ def touched(aff: Aff, extents: Mapping[str, int]) -> int:
 def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer]) -> Form:
     """The form of `kernel`. ValueError where it has another."""
     split = kernel.split(kernel.lanes)
-    names = {kernel.x.buffer, kernel.w.buffer, *(s.buffer for s in kernel.stores)}
-    if any(buffers[n].dtype != "f32" for n in names):
-        raise ValueError(f"contraction {kernel.name} is not all f32")
+    if any(buffers[a.buffer].dtype != "f32" for a in (kernel.x, kernel.w)):
+        raise ValueError(f"contraction {kernel.name} is not of f32")
     if written := {kernel.x.buffer, kernel.w.buffer} & {s.buffer for s in kernel.stores}:
         raise ValueError(f"contraction {kernel.name} writes its operand {', '.join(sorted(written))}")
     if (stride := kernel.w.indices[0].coef(kernel.lanes)) != 1:

@@ -24,13 +24,16 @@ L2_BYTES_PER_CYCLE = 32.0
 MAX_VECTORS = 8  # along the lanes: one row of a matrix product needs eight chains, more only widens the stream
 POINTERS = {"x86_64": 6}  # for points with a pointer each, of 15 integer registers; on other targets of 30
 POINTERS_ELSE = 12
-SET_STRIDE = 4096  # bytes: rows this far apart share a set of the first-level cache
+SET_STRIDE = 4096  # bytes: points this far apart, or a multiple, share a set of the first-level cache
 ROWS_PER_SET = 6  # of eight ways; two are left to the weights
+PAGE = 4096  # bytes; points further apart than this each have a page, and a stream for the prefetcher, of their own
+FAR = 1.08  # and so cost this much more
 SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
 UNROLLED_FMAS = 48  # in the innermost loop; more overflow the cache of decoded instructions
+ALL_UNROLLED_FMAS = 192  # in all copies of it: for each size of tile, kind of group, and the last block of a sum
 UNROLLED_TILE = 16  # accumulators; with more, LLVM mixes the loads of two steps and spills
 
 
@@ -80,6 +83,11 @@ class Tile:
         """Tiles in all."""
         return self.coarse * math.prod(tiles_along(*s) for s in self.spans)
 
+    @property
+    def kinds(self) -> int:
+        """Sizes of tile, each of which has code of its own."""
+        return math.prod(len(equalised(*s)) for s in self.spans)
+
     def cycles(self, form: Form, target: Target) -> float:
         """Estimated cycles for all points."""
         sizes = [(1, 1)]
@@ -87,7 +95,8 @@ class Tile:
             sizes = [(size * s, count * n) for size, count in sizes for s, n in equalised(*span)]
         lines = self.lines(form) / (self.rows * self.cols)
         total = sum(n * _cycles(size, self.vectors, lines * size, form, target, self.gather) for size, n in sizes)
-        return total * self.coarse * (GATHERED if self.gather else 1)
+        far = self.axes and self.cols > 1 and abs(form.x.coef(self.axes[-1])) * 4 > PAGE
+        return total * self.coarse * (GATHERED if self.gather else 1) * (FAR if far else 1)
 
     def lines(self, form: Form) -> float:
         """Lines of x that one step of a whole tile reads, on average new ones: a line lasts for some steps."""
@@ -233,7 +242,9 @@ def _unroll(form: Form, groups: tuple[Group, ...]) -> int:
     tiled = {a for g in groups for a in (dict(form.points) if g.tile.gather else g.tile.axes)}
     reached = {abs(form.x.coef(form.inner(a))) * d for a in tiled for d in range(1, min(widest, dict(form.points)[a]))}
     most = max(g.tile.rows * g.tile.cols * g.tile.vectors for g in groups)
-    fitting = [n for n in (4, 3, 2) if n <= extent and n * most <= UNROLLED_FMAS and most <= UNROLLED_TILE]
+    copies = sum(g.tile.kinds for g in groups) * 2 ** len(form.partial)
+    limit = min(UNROLLED_FMAS, ALL_UNROLLED_FMAS // copies) if most <= UNROLLED_TILE else 0
+    fitting = [n for n in (4, 3, 2) if n <= extent and n * most <= limit]
     fitting = [n for n in fitting if not any(step * k in reached for k in range(1, n))]
     return min(fitting, key=lambda n: extent % n, default=1)
 
