@@ -1,0 +1,267 @@
+"""A planned schedule as one LLVM module: its kernels, the thread pool, and the function that runs them in order.
+
+What enters: a `Schedule` whose buffers have their places, and a target. What leaves: a module that exports
+
+    int NAME_run(const void *weights, void *state, const void *const *inputs, void *const *outputs, void *arena,
+                 int threads)
+    void NAME_close(void)
+
+Every kernel is cut into units; thread t of T takes units [n*t/T, n*(t+1)/T). Threads meet at a barrier only before a
+kernel that touches memory which a kernel since the last barrier wrote, or writes memory which one read. Kernels too
+small to share run on thread 0 alone, and need no barrier among themselves. Kernels that differ only in the buffers
+they name are emitted once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from llvmlite import ir
+
+from graphc.schedule.expr import E, load, rewrite, walk
+from graphc.schedule.kernels import Contraction, Kernel, Loops, Reduce, Schedule, Store, extents, reads, writes
+from graphc.schedule.layout import Buffer
+
+from .emit import I8, I32, I64, PTR, KernelCode, address, const, function, if_, load_, store_
+from .kernels.contraction import emit_contraction
+from .kernels.loops import emit_loops
+from .pool import Pool, emit_pool
+from .target import Target
+
+Buffers = Mapping[str, Buffer]
+EmitKernel = Callable[[ir.Module, str, Kernel, Buffers, Target], KernelCode]
+ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
+MEMORY_OF = {"weight": "weights", "const": "weights", "state": "state", "arena": "arena"}
+# below this estimate a kernel stays on one thread: waking nobody is quicker
+SHARED_NS = 10_000
+MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple operation or load, an exp
+DEAR = ("exp", "log", "tanh", "erf")
+
+
+def emit_kernel(module: ir.Module, name: str, kernel: Kernel, buffers: Buffers, target: Target) -> KernelCode:
+    """One kernel by the emitter of its kind; a contraction of a form that has no tiles runs as loops."""
+    return EMITTERS[type(kernel)](module, name, kernel, buffers, target)
+
+
+def _contraction(module: ir.Module, name: str, kernel: Contraction, buffers: Buffers, target: Target) -> KernelCode:
+    try:
+        return emit_contraction(module, name, kernel, buffers, target)
+    except ValueError:
+        return emit_loops(module, name, kernel.to_loops(), buffers, target)
+
+
+EMITTERS: Mapping[type, EmitKernel] = {Loops: emit_loops, Contraction: _contraction}
+
+
+def assemble(schedule: Schedule, target: Target, name: str, emit: EmitKernel = emit_kernel) -> ir.Module:
+    """The module of a planned schedule; `name` is the prefix of its two functions. ValueError where the schedule is
+    not planned, or two buffers of one kernel overlap."""
+    module = ir.Module(name)
+    module.triple = target.triple
+    places = _places(schedule)
+    calls = _emit_kernels(module, schedule, places, target, emit)
+    pool = emit_pool(module, target, f"{name}_close")
+    shared = any(not c.alone for c in calls)
+    _run(module, f"{name}_run", pool, _body(module, schedule, places, calls, pool), shared)
+    return module
+
+
+# where buffers are
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes [start, stop) of a memory: weights, state, arena, or one of the caller's arrays."""
+
+    memory: str
+    start: int
+    stop: int
+    number: int = 0  # of the caller's array
+
+    def meets(self, other: Place) -> bool:
+        same = (self.memory, self.number) == (other.memory, other.number)
+        return same and self.start < other.stop and other.start < self.stop
+
+
+def _places(schedule: Schedule) -> dict[str, Place]:
+    """The place of every buffer that a kernel touches."""
+    numbers = {("inputs", schedule.root(n)): k for k, n in enumerate(schedule.inputs)}
+    numbers |= {("outputs", schedule.root(n)): k for k, n in enumerate(schedule.outputs)}
+    used = dict.fromkeys(n for k in schedule.kernels for n in (*reads(k), *writes(k)))
+    return {name: _place(schedule.buffers[schedule.root(name)], numbers) for name in used}
+
+
+def _place(b: Buffer, numbers: Mapping[tuple[str, str], int]) -> Place:
+    if b.place in ("input", "output"):
+        return Place(f"{b.place}s", 0, b.bytes, numbers[f"{b.place}s", b.name])
+    if b.offset is None or b.place not in MEMORY_OF:
+        raise ValueError(f"buffer {b.name} ({b.place}) has no offset: plan the schedule's memory first")
+    return Place(MEMORY_OF[b.place], b.offset, b.offset + b.bytes)
+
+
+# kernels
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel of the schedule: the code, and its buffers in argument order."""
+
+    kernel: Kernel
+    code: KernelCode
+    buffers: tuple[str, ...]
+    alone: bool  # on thread 0
+
+
+def _emit_kernels(
+    module: ir.Module, schedule: Schedule, places: Mapping[str, Place], target: Target, emit: EmitKernel
+) -> list[Call]:
+    codes: dict[tuple, KernelCode] = {}
+    calls = []
+    for k, kernel in enumerate(schedule.kernels):
+        _check_apart(kernel, places)
+        names = tuple(dict.fromkeys((*reads(kernel), *writes(kernel))))
+        general = {n: f"b{i}" for i, n in enumerate(names)}
+        same = _renamed(kernel, general)
+        # the place matters to code only through alignment, the offset not at all
+        buffers = {general[n]: replace(schedule.buffers[n], name=general[n], offset=None) for n in names}
+        key = (same, tuple(buffers.values()))
+        if key not in codes:
+            label = re.sub(r"\W+", "_", f"k{k}_{kernel.name}", flags=re.ASCII)
+            codes[key] = emit(module, label, same, buffers, target)
+            # its one caller calls once; merged into that, all kernels would be one function to allocate registers for
+            codes[key].function.attributes.add("noinline")
+        code, back = codes[key], {g: n for n, g in general.items()}
+        calls.append(Call(kernel, code, tuple(back[a] for a in code.arguments), work_ns(kernel) < SHARED_NS))
+    return [replace(c, alone=c.alone or c.code.units < 2) for c in calls]
+
+
+def _check_apart(kernel: Kernel, places: Mapping[str, Place]) -> None:
+    """Kernels take their buffers as if none overlapped another that is written."""
+    for name in writes(kernel):
+        for other in (*reads(kernel), *writes(kernel)):
+            if other != name and places[name].meets(places[other]):
+                raise ValueError(f"kernel {kernel.name} writes {name} where {other} lies, which it also uses")
+
+
+def _renamed(kernel: Kernel, names: Mapping[str, str]) -> Kernel:
+    """The kernel over other buffers, without its own name, so that equal work is an equal object."""
+    memo: dict[E, E] = {}
+
+    def rule(e: E) -> E | None:
+        if e.op == "load" and e.attr[0] in names:
+            return load(names[e.attr[0]], e.attr[1], e.dtype)
+        return None
+
+    def out(o: Reduce | Store) -> Reduce | Store:
+        changes = {"expr": rewrite(o.expr, rule, memo)}
+        if isinstance(o, Reduce):
+            return replace(o, **changes, index=o.index and rewrite(o.index, rule, memo))
+        indices = tuple(rewrite(i, rule, memo) if isinstance(i, E) else i for i in o.indices)
+        return replace(o, **changes, buffer=names.get(o.buffer, o.buffer), indices=indices)
+
+    if isinstance(kernel, Contraction):
+        x, w = (replace(a, buffer=names[a.buffer]) for a in (kernel.x, kernel.w))
+        return replace(kernel, name="", scope="", x=x, w=w, stores=tuple(out(s) for s in kernel.stores))
+    stages = tuple(replace(s, outs=tuple(out(o) for o in s.outs)) for s in kernel.stages)
+    return replace(kernel, name="", scope="", stages=stages)
+
+
+def work_ns(kernel: Kernel) -> float:
+    """About how long the kernel takes on one thread, in nanoseconds: only to tell small from large."""
+    if isinstance(kernel, Contraction):
+        return kernel.macs * MAC_NS
+    sizes, total = extents(kernel), 0.0
+    points = 1
+    for axis, _ in kernel.par:
+        points *= sizes[axis]
+    for stage in kernel.stages:
+        iterations = points
+        for _, extent in stage.axes:
+            iterations *= extent
+        nodes = [e for e in walk(*(o.expr for o in stage.outs)) if e.op not in ("const", "temp", "axis", "guard")]
+        dear = sum(e.op in DEAR for e in nodes)
+        total += iterations * (STEP_NS * (len(stage.outs) + len(nodes) - dear) + DEAR_NS * dear)
+    return total
+
+
+# running them
+
+
+def _body(
+    module: ir.Module, schedule: Schedule, places: Mapping[str, Place], calls: list[Call], pool: Pool
+) -> ir.Function:
+    """What every thread runs: its share of each kernel, in order."""
+    made, b = function(module, "body", [PTR, I32, I32], ["memories", "thread", "threads"])
+    context, thread, threads = made.args
+    memories = {name: load_(b, context, PTR, None, k) for k, name in enumerate(ARGUMENTS)}
+    for side in ("inputs", "outputs"):
+        for k in range(len(getattr(schedule, side))):
+            memories[side, k] = load_(b, memories[side], PTR, None, k)
+    first = b.icmp_signed("==", thread, const(I32, 0))
+    share = b.zext(thread, I64), b.zext(threads, I64)
+    barriers = 0
+    for group, barrier in _groups(calls, places):
+        if barrier:
+            barriers += 1
+            b.call(pool.barrier, [threads, const(I32, barriers)])
+        with if_(b, first if group[0].alone else True):
+            for call in group:
+                pointers = [_pointer(b, places[n], memories) for n in call.buffers]
+                b.call(call.code.function, [*pointers, *_units(b, call, *share)])
+    b.ret_void()
+    return made
+
+
+def _groups(calls: list[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
+    """Runs of kernels that are all shared or all alone, and whether a barrier stands before each."""
+    groups: list[tuple[list[Call], bool]] = []
+    since: list[Call] = []  # the last barrier
+    for call in calls:
+        barrier = any(_depends(call, earlier, places) for earlier in since)
+        since = [call] if barrier else [*since, call]
+        if groups and not barrier and groups[-1][0][0].alone == call.alone:
+            groups[-1][0].append(call)
+        else:
+            groups.append(([call], barrier))
+    return groups
+
+
+def _depends(later: Call, earlier: Call, places: Mapping[str, Place]) -> bool:
+    """Whether `later` must wait for other threads to finish `earlier`."""
+    if later.alone and earlier.alone:  # the same thread, in order
+        return False
+    new, old = _touched(later, places), _touched(earlier, places)
+    return any(x.meets(y) for x, x_written in new for y, y_written in old if x_written or y_written)
+
+
+def _touched(call: Call, places: Mapping[str, Place]) -> list[tuple[Place, bool]]:
+    written = writes(call.kernel)
+    return [(places[n], n in written) for n in call.buffers]
+
+
+def _pointer(b: ir.IRBuilder, place: Place, memories: Mapping) -> ir.Value:
+    if place.memory in ("inputs", "outputs"):
+        return memories[place.memory, place.number]
+    return address(b, memories[place.memory], I8, place.start)
+
+
+def _units(b: ir.IRBuilder, call: Call, thread: ir.Value, threads: ir.Value) -> list[ir.Value]:
+    """The thread's range of the kernel's units."""
+    units = const(I64, call.code.units)
+    if call.alone:
+        return [const(I64, 0), units]
+    following = b.add(thread, const(I64, 1))
+    return [b.udiv(b.mul(units, t), threads) for t in (thread, following)]
+
+
+def _run(module: ir.Module, name: str, pool: Pool, body: ir.Function, shared: bool) -> None:
+    made, b = function(module, name, [PTR] * 5 + [I32], [*ARGUMENTS, "threads"], result=I32, linkage="external")
+    *memories, threads = made.args
+    context = b.alloca(ir.ArrayType(PTR, len(memories)), name="memories")
+    context.type = PTR
+    for k, memory in enumerate(memories):
+        store_(b, memory, context, k)
+    b.call(pool.run, [body, context, threads if shared else const(I32, 1)])
+    b.ret(const(I32, 0))

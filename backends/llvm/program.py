@@ -1,0 +1,159 @@
+"""A compiled schedule in this process: a callable on NumPy arrays.
+
+What enters: a planned schedule, the bytes of its weights and its state. What leaves: output arrays. The object code
+that runs is the one an executable links.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterator, Mapping
+from threading import Lock
+
+import numpy as np
+
+from graphc.schedule.image import aligned_zeros
+from graphc.schedule.kernels import Schedule
+from graphc.schedule.layout import NUMPY, Buffer
+
+from . import jit
+from .assemble import assemble
+from .target import Target, host
+
+RUN = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5, ctypes.c_int)
+CLOSE = ctypes.CFUNCTYPE(None)
+PREFIX = "graphc"
+
+
+class LlvmProgram:
+    """`program(*inputs) -> outputs`, tuples of arrays in the schedule's order.
+
+    weights  the bytes of the weight memory (uint8), kept without a copy where they are aligned
+    state    the bytes of the state memory; calls of a training program change `program.state` in place
+    threads  how many threads a call uses; may be changed between calls, and never changes a bit of the result
+
+    Calls from several threads take turns: a program has one arena.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        weights: np.ndarray,
+        state: np.ndarray | None = None,
+        target: Target | None = None,
+        threads: int = 1,
+    ):
+        self.schedule, self.target, self.threads = schedule, target or host(), threads
+        self.weights = _aligned(weights, schedule.weight_bytes, "weights")
+        self.state = np.zeros(0, np.uint8) if state is None else state
+        module = str(assemble(schedule, self.target, PREFIX))
+        self.object = jit.compile_object(module, self.target)
+        self.source: Mapping[str, str] = _Source(module, self.target)
+        loaded = jit.load_object([self.object], [f"{PREFIX}_run", f"{PREFIX}_close"])
+        self._run = RUN(loaded.address(f"{PREFIX}_run"))
+        # the pool's threads sleep inside the code: they end before it goes
+        weakref.finalize(self, _close, loaded)
+        self._arena = aligned_zeros(schedule.arena_bytes)
+        self._inputs = tuple(_Argument(schedule.buffers[n]) for n in schedule.inputs)
+        self._outputs = tuple((b.shape, NUMPY[b.dtype]) for b in (schedule.buffers[n] for n in schedule.outputs))
+        self._lock = Lock()
+        self._in = (ctypes.c_void_p * len(schedule.inputs))()
+        self._out = (ctypes.c_void_p * len(schedule.outputs))()
+        self._fixed = (self.weights.ctypes.data, ctypes.addressof(self._in), ctypes.addressof(self._out),
+                       self._arena.ctypes.data)  # fmt: skip
+
+    @property
+    def state(self) -> np.ndarray:
+        """The state memory, uint8. Setting it makes the program go on with that very memory, where it is aligned."""
+        return self._state
+
+    @state.setter
+    def state(self, memory: np.ndarray) -> None:
+        self._state = _aligned(memory, self.schedule.state_bytes, "state")
+        self._state_address = self._state.ctypes.data
+
+    def __call__(self, *arrays) -> tuple[np.ndarray, ...]:
+        """One run. Contiguous inputs are read where they are; outputs are fresh arrays. TypeError for a wrong number
+        or dtype of inputs, ValueError for a wrong shape or a label that int32 cannot hold."""
+        if len(arrays) != len(self._inputs):
+            names = ", ".join(self.schedule.inputs)
+            raise TypeError(f"{self.schedule.name} takes {len(self._inputs)} inputs ({names}), got {len(arrays)}")
+        inputs = [take(x) for take, x in zip(self._inputs, arrays, strict=True)]
+        outputs = tuple([np.empty(shape, dtype) for shape, dtype in self._outputs])
+        weights, in_, out, arena = self._fixed
+        with self._lock:
+            for k, x in enumerate(inputs):
+                self._in[k] = x.__array_interface__["data"][0]
+            for k, y in enumerate(outputs):
+                self._out[k] = y.__array_interface__["data"][0]
+            self._run(weights, self._state_address, in_, out, arena, self.threads)
+        return outputs
+
+
+class _Argument:
+    """Checks and converts one input: calling it gives a contiguous array of the buffer's dtype and shape."""
+
+    def __init__(self, b: Buffer):
+        self.name, self.shape, self.dtype = b.name, b.shape, np.dtype(NUMPY[b.dtype])
+
+    def __call__(self, x: object) -> np.ndarray:
+        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape == self.shape and x.flags.c_contiguous:
+            return x
+        array = np.asarray(x)
+        if array.shape != self.shape:
+            raise ValueError(f"input {self.name}: expected shape {self.shape}, got {array.shape}")
+        if isinstance(x, int | float) and self.dtype != bool:  # a number takes the input's type
+            array = array.astype(self.dtype) if self.dtype.kind == "f" or isinstance(x, int) else array
+        elif self.dtype == np.int32 and array.dtype.kind in "iu":
+            array = self._narrowed(array)
+        if array.dtype != self.dtype:
+            raise TypeError(
+                f"input {self.name}: expected {self.dtype}, got {array.dtype}\n"
+                f"  convert it with array.astype(numpy.{self.dtype})"
+            )
+        return np.ascontiguousarray(array).reshape(self.shape)
+
+    def _narrowed(self, labels: np.ndarray) -> np.ndarray:
+        limits = np.iinfo(np.int32)
+        if labels.size and (labels.min() < limits.min or labels.max() > limits.max):
+            raise ValueError(
+                f"input {self.name}: expected values that int32 holds, got {labels.min()} to {labels.max()}"
+            )
+        return labels.astype(np.int32)
+
+
+class _Source(Mapping[str, str]):
+    """The program as text, made when asked for: optimised LLVM IR (".ll") and assembly (".s")."""
+
+    _makers: Mapping = {".ll": jit.optimised, ".s": jit.assembly}
+
+    def __init__(self, module: str, target: Target):
+        self._module, self._target, self._made = module, target, {}
+
+    def __getitem__(self, kind: str) -> str:
+        if kind not in self._made:
+            self._made[kind] = self._makers[kind](self._module, self._target)
+        return self._made[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def _close(loaded: jit.Loaded) -> None:
+    CLOSE(loaded.address(f"{PREFIX}_close"))()
+
+
+def _aligned(memory: np.ndarray, size: int, what: str) -> np.ndarray:
+    """`memory` itself where it is aligned and contiguous, else a copy."""
+    if memory.dtype != np.uint8 or memory.shape != (size,):
+        raise ValueError(f"{what}: expected {size} bytes as a uint8 array, got {memory.dtype} of shape {memory.shape}")
+    start = aligned_zeros(0).ctypes.data % 64  # an aligned address is a multiple of 64
+    if memory.flags.c_contiguous and memory.ctypes.data % 64 == start:
+        return memory
+    copy = aligned_zeros(size)
+    copy[:] = memory
+    return copy
