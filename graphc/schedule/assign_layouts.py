@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-import networkx as nx
+from graphc.ir.lazy import networkx as nx
 
 from .expr import Aff, E, const, load, loads
 from .kernels import Access, AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, extents, stores

@@ -1,6 +1,6 @@
 """Fusion: kernels that meet in a buffer become one. Works on logical indices, before layouts.
 
-Five rules, each `(producer, consumer) -> merged`, tried in the order of `RULES` until none applies. All of them need a
+Rules, each `(producer, consumer) -> merged`, tried in the order of `RULES` until none applies. All of them need a
 convex group: no path producer -> other kernel -> consumer.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import networkx as nx
+from graphc.ir.lazy import networkx as nx
 
 from .expr import Aff, E, axes_of, loads, rewrite, substitute_axes, temp, walk
 from .kernels import (
@@ -116,6 +116,14 @@ class Fusion:
         self.kernels[k] = kernel
         self.register(k)
 
+    def finishes_contraction(self, kernel: Loops) -> bool:
+        """Whether the kernel alone reads a contraction's result, so that it can become its epilogue."""
+        for name in reads(kernel):
+            made_by = [self.kernels[w] for w in self.writers[name]]
+            if len(self.readers[name]) == 1 and any(isinstance(k, Contraction) for k in made_by):
+                return True
+        return False
+
     def dropped(self, name: str, but: Iterable[int]) -> bool:
         """Whether no kernel other than `but` needs the buffer stored."""
         return self.temporary(name) and self.readers[name] <= set(but)
@@ -218,6 +226,21 @@ def replacing(name: str, value: Callable[[tuple], E]) -> Callable[[E], E]:
     return lambda root: rewrite(root, at_load, memo)
 
 
+def stored_values(outs: Iterable[Store], consumer: Loops) -> Callable[[E], E] | None:
+    """A rewriter that puts the stored expression for each load of what `outs` store, or None where the consumer loads
+    an element that is not the one stored at its point."""
+    values = {o.buffer: o for o in outs}
+    found = [e for e in consumer.loads if e.attr[0] in values]
+    if any(e.attr[1] != values[e.attr[0]].indices for e in found):
+        return None
+    memo: dict[E, E] = {}
+
+    def at_load(e: E) -> E | None:
+        return values[e.attr[0]].expr if e.op == "load" and e.attr[0] in values else None
+
+    return lambda root: rewrite(root, at_load, memo)
+
+
 def renamed(store: Store, axes: dict[str, Aff]) -> Store:
     return Store(store.buffer, tuple(i.substitute(axes) for i in store.indices), substitute_axes(store.expr, axes))
 
@@ -245,13 +268,8 @@ def relabelled(kernel: Loops, taken: Iterable[str]) -> Loops:
 
     stages = []
     for s in kernel.stages:
-        outs = mapped(s, rule).outs
-        outs = tuple(
-            replace(o, name=temps[o.name])
-            if isinstance(o, Reduce)
-            else replace(o, indices=tuple(i.substitute(as_aff) if isinstance(i, Aff) else i for i in o.indices))
-            for o in outs
-        )
+        outs = moved(mapped(s, rule).outs, as_aff)
+        outs = tuple(replace(o, name=temps[o.name]) if isinstance(o, Reduce) else o for o in outs)
         stages.append(Stage(tuple((axes[a], n) for a, n in s.axes), outs))
     return replace(kernel, par=tuple((axes[a], n) for a, n in kernel.par), stages=tuple(stages))
 
@@ -282,10 +300,11 @@ def stack(f: Fusion, name: str) -> bool:
             continue
         axes = {a: Aff.of(b) for a, b in zip(own, theirs, strict=True) if a}
         producer = f.kernels[p]
-        moved = [renamed(o, axes) for o in producer.stages[0].outs]
-        value = next(o.expr for o in moved if o.buffer == name)
-        outs = mapped(consumer.stages[0], replacing(name, lambda _, value=value: value)).outs
-        keep = tuple(o for o in moved if o.buffer != name or not f.dropped(name, (p, c)))
+        mine = [renamed(o, axes) for o in producer.stages[0].outs]
+        if (value := stored_values(mine, consumer)) is None:
+            continue
+        outs = mapped(consumer.stages[0], value).outs
+        keep = tuple(o for o in mine if not f.dropped(o.buffer, (p, c)))
         f.merge(p, c, replace(consumer, stages=(Stage((), keep + outs),)))
         p, applied = c, True
         store = store_of(f.kernels[c], name)
@@ -313,19 +332,32 @@ def into_epilogue(f: Fusion, name: str) -> bool:
     if elements != math.prod(f.buffers[name].shape) or not f.convex(p, c):
         return False
     axes = {a: i for a, i in zip(theirs, store.indices, strict=True) if a}
-    value = replacing(name, lambda _: store.expr)
-    outs = [
-        Store(o.buffer, tuple(i.substitute(axes) for i in o.indices), value(substitute_axes(o.expr, axes)))
-        for o in consumer.stages[0].outs
-    ]
+    outs = tuple(renamed(o, axes) for o in consumer.stages[0].outs)
+    if (value := stored_values(producer.stores, Loops("", producer.par, (Stage((), outs),)))) is None:
+        return False
+    outs = mapped(Stage((), outs), value).outs
     others = tuple(o for o in producer.stores if o.buffer != name)
-    f.merge(p, c, replace(producer, stores=others + tuple(outs)))
+    f.merge(p, c, replace(producer, stores=others + outs))
     return True
 
 
-def inline(f: Fusion, name: str) -> bool:
-    """A pointwise producer's expression put wherever the result is read: always into one reader that reads each
-    element once, and into any number of readers when it is cheap."""
+def recompute(f: Fusion, name: str) -> bool:
+    """A cheap pointwise result is not stored: every reader computes it from what it is made of."""
+    return inline(f, name, lambda producer, readers, cheap: cheap and not f.finishes_contraction(producer))
+
+
+def into_reductions(f: Fusion, name: str) -> bool:
+    """Elementwise work whose only reader is a reduction or window moves there, before it is stored beside others."""
+
+    def wanted(producer: Loops, readers: list[Kernel], cheap: bool) -> bool:
+        return len(readers) == 1 and not pointwise(readers[0]) and not f.finishes_contraction(producer)
+
+    return inline(f, name, wanted)
+
+
+def inline(f: Fusion, name: str, wanted: Callable[[Loops, list[Kernel], bool], bool] | None = None) -> bool:
+    """A pointwise producer's expression put wherever the result is read: into one reader that reads each element once,
+    and into any number of readers when it is cheap. `wanted(producer, readers, cheap)` may narrow that."""
     if not f.temporary(name) or not f.readers[name]:
         return False
     (p,) = f.writers[name]
@@ -341,6 +373,8 @@ def inline(f: Fusion, name: str) -> bool:
     cheap = sum(WORK.get(e.op, 1) for e in walk(store.expr)) <= CHEAP and len(big) <= 1
     if not cheap and len(readers) > 1:
         return False
+    if wanted and not wanted(producer, [f.kernels[c] for c in readers], cheap):
+        return False
     for c in readers:
         consumer = f.kernels[c]
         if not isinstance(consumer, Loops) or not f.may_delay(p, c):
@@ -354,15 +388,15 @@ def inline(f: Fusion, name: str) -> bool:
     def value(indices: tuple) -> E:
         return substitute_axes(store.expr, {a: i for a, i in zip(own, indices, strict=True) if a})
 
+    def filled(consumer: Loops) -> Loops:
+        return replace(consumer, stages=tuple(mapped(s, replacing(name, value)) for s in consumer.stages))
+
     for c in readers[:-1]:
-        consumer = f.kernels[c]
-        f.change(c, replace(consumer, stages=tuple(mapped(s, replacing(name, value)) for s in consumer.stages)))
-        for before in list(f.dag.predecessors(p)):
-            f.dag.add_edge(before, c)
+        f.change(c, filled(f.kernels[c]))
+        f.dag.add_edges_from((before, c) for before in list(f.dag.predecessors(p)))
         f.dag.add_edges_from((c, after) for after in f.overwriters(p))
-    last = readers[-1]
-    consumer = f.kernels[last]
-    f.merge(p, last, replace(consumer, stages=tuple(mapped(s, replacing(name, value)) for s in consumer.stages)))
+        f.dag.remove_edge(p, c)
+    f.merge(p, readers[-1], filled(f.kernels[readers[-1]]))
     return True
 
 
@@ -378,26 +412,36 @@ def evaluations(kernel: Loops, e: E) -> int:
 def merge_rows(f: Fusion, name: str) -> bool:
     """A consumer that reads a row only where the producer made it: its stages follow the producer's, and what it has of
     further parallel axes runs inside. A value a row becomes a temporary; a row stays hot in the cache."""
-    if not f.temporary(name) or not f.readers[name]:
+    if not f.temporary(name):
         return False
     (p,) = f.writers[name]
-    producer, c = f.kernels[p], min(f.readers[name] - {p}, default=None)
-    if c is None or not isinstance(producer, Loops) or not isinstance(f.kernels[c], Loops) or pointwise(producer):
+    producer = f.kernels[p]
+    if not isinstance(producer, Loops) or pointwise(producer) or not producer.par:
         return False
+    for c in sorted(f.readers[name] - {p}):
+        if isinstance(f.kernels[c], Loops) and f.convex(p, c) and (merged := one_row(f, name, p, c)):
+            f.merge(p, c, merged)
+            return True
+    return False
+
+
+def one_row(f: Fusion, name: str, p: int, c: int) -> Loops | None:
+    """Producer and consumer as one kernel over the producer's parallel axes, if the consumer stays within its row."""
+    producer = f.kernels[p]
     store, consumer = store_of(producer, name), relabelled(f.kernels[c], used_names(producer))
-    if store is None or not producer.par or any(isinstance(i, E) for i in store.indices):
-        return False
+    if store is None or any(isinstance(i, E) for i in store.indices):
+        return None
     par = [a for a, _ in producer.par]
     rows = {row_axes(e.attr[1], store.indices, par) for e in loads_of(consumer, name)}
-    if len(rows) != 1 or None in rows or not f.convex(p, c):
-        return False
+    if len(rows) != 1 or None in rows:
+        return None
     theirs = dict(zip(rows.pop(), par, strict=True))  # consumer axis -> producer axis
     sizes, own = extents(consumer), extents(producer)
     if any(sizes[a] != own[b] for a, b in theirs.items()) or not set(theirs) <= {a for a, _ in consumer.par}:
-        return False
+        return None
     extra = tuple((a, n) for a, n in consumer.par if a not in theirs)
     if math.prod(n for _, n in extra) > ROW or (extra and (not pointwise(consumer) or not trailing(consumer, extra))):
-        return False
+        return None
     axes = {a: Aff.of(b) for a, b in theirs.items()}
     scalar = store.expr if not (axes_of(store.expr) - set(par)) and not stage_axes(producer, store) else None
 
@@ -405,21 +449,22 @@ def merge_rows(f: Fusion, name: str) -> bool:
         e = substitute_axes(e, axes)
         return e if scalar is None else replacing(name, lambda _: scalar)(e)
 
-    stages = []
-    for s in consumer.stages:
-        outs = tuple(
-            replace(o, indices=tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in o.indices))
-            if isinstance(o, Store)
-            else o
-            for o in mapped(s, rule).outs
-        )
-        stages.append(Stage((*extra, *s.axes), outs))
+    stages = [Stage((*extra, *s.axes), moved(mapped(s, rule).outs, axes)) for s in consumer.stages]
     first = list(producer.stages)
     if scalar is not None and f.dropped(name, (p, c)):
         first = [Stage(s.axes, tuple(o for o in s.outs if o is not store)) for s in first]
     merged = tuple(s for s in (*first, *stages) if s.outs)
-    f.merge(p, c, replace(producer, stages=merged, name=consumer.name if scalar is None else producer.name))
-    return True
+    return replace(producer, stages=merged)
+
+
+def moved(outs: tuple[Reduce | Store, ...], axes: dict[str, Aff]) -> tuple[Reduce | Store, ...]:
+    """Outs with the axes of their store indices replaced; their expressions have been rewritten already."""
+    return tuple(
+        replace(o, indices=tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in o.indices))
+        if isinstance(o, Store)
+        else o
+        for o in outs
+    )
 
 
 def stage_axes(kernel: Loops, store: Store) -> tuple:
@@ -478,20 +523,16 @@ def side_by_side(f: Fusion, a: int, b: int) -> Loops | None:
     axes = {x: Aff.of(y) for theirs, ours in nests for (x, _), (y, _) in zip(theirs, ours, strict=True)}
     if not {e.attr for e in first.loads} & {substitute_axes(e, axes).attr for e in other.loads}:
         return None
-    stages = []
-    for mine, theirs in zip(first.stages, other.stages, strict=True):
-        moved = mapped(theirs, lambda e: substitute_axes(e, axes)).outs
-        moved = tuple(
-            replace(o, indices=tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in o.indices))
-            if isinstance(o, Store)
-            else o
-            for o in moved
-        )
-        stages.append(Stage(mine.axes, mine.outs + moved))
+    stages = [
+        Stage(mine.axes, mine.outs + moved(mapped(theirs, lambda e: substitute_axes(e, axes)).outs, axes))
+        for mine, theirs in zip(first.stages, other.stages, strict=True)
+    ]
     return replace(first, stages=tuple(stages))
 
 
 RULES = (
+    recompute,  # before anything cheap is stored for later: masks, centred values
+    into_reductions,  # likewise: a product that is only summed
     stack,  # chains of elementwise ops become one kernel ...
     into_epilogue,  # ... which a contraction applies while its result is in registers
     inline,  # what is left of elementwise work moves into the reductions and windows that read it

@@ -3,7 +3,7 @@ arena (updates of weights and state, outputs) runs as soon as it can, so that wh
 
 from __future__ import annotations
 
-import networkx as nx
+from graphc.ir.lazy import networkx as nx
 
 from .fuse import dependences
 from .kernels import Schedule, writes
