@@ -154,7 +154,7 @@ class Conv2d(Convolution):
             f"conv2d needs an NxCxHxW input and OxCxKHxKW weights, got {dims(x.shape)} and {dims(w.shape)}",
         )
         (n, c, h, width), (o, cg, kh, kw), g = x.shape, w.shape, self.groups
-        require(cg * g == c, f"conv2d expects {cg * g} input channels, got {c}")
+        require(cg * g == c, f"conv2d expects {cg * g} input channels, got {c} ({dims(x.shape)})")
         require(o % g == 0, f"conv2d: {o} output channels do not divide into {g} groups")
         require(b is None or b.shape == (o,), f"conv2d with {o} output channels got a bias of {b and dims(b.shape)}")
         require(
@@ -231,10 +231,13 @@ class Conv2dInputGrad(Convolution):
     size: Pair = (1, 1)
 
     def infer(self, dy: TensorType, w: TensorType) -> tuple[TensorType, ...]:
+        self.check_settings()
         require(
             dy.rank == 4 and w.rank == 4 and dy.shape[1] == w.shape[0],
             f"conv2d_input_grad of {dims(dy.shape)} and weights {dims(w.shape)}: output channels differ",
         )
+        require(w.shape[0] % self.groups == 0, f"{w.shape[0]} output channels do not divide into {self.groups} groups")
+        require(dy.dtype == w.dtype == "f32", f"conv2d_input_grad needs f32 operands, got {dy} and {w}")
         require(
             self.out_size(self.size, w.shape[2:]) == dy.shape[2:],
             f"conv2d_input_grad: an image of {dims(self.size)} does not give {dims(dy.shape[2:])}",
@@ -314,10 +317,16 @@ class Conv2dWeightGrad(Convolution):
     kernel: Pair = (1, 1)
 
     def infer(self, x: TensorType, dy: TensorType) -> tuple[TensorType, ...]:
+        self.check_settings()
         require(
             x.rank == 4 and dy.rank == 4 and x.shape[0] == dy.shape[0],
             f"conv2d_weight_grad of {dims(x.shape)} and {dims(dy.shape)}: batches differ",
         )
+        require(
+            x.shape[1] % self.groups == 0 and dy.shape[1] % self.groups == 0,
+            f"{x.shape[1]} and {dy.shape[1]} channels do not divide into {self.groups} groups",
+        )
+        require(x.dtype == dy.dtype == "f32", f"conv2d_weight_grad needs f32 operands, got {x} and {dy}")
         require(
             self.out_size(x.shape[2:], self.kernel) == dy.shape[2:],
             f"conv2d_weight_grad: an image of {dims(x.shape[2:])} does not give {dims(dy.shape[2:])}",

@@ -22,6 +22,7 @@ class Elementwise(Op):
     def check(self, *types: TensorType) -> None:
         first = types[0].dtype
         require(all(t.dtype == first for t in types), f"{self.name} of {show(types)}: element types differ; cast one")
+        require(first != "i1", f"{self.name} of {show(types)}: cast it to f32 or i32 first")
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         self.check(*types)
@@ -441,12 +442,15 @@ class Cast(Elementwise):
     dtype: str
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        require(self.dtype in NUMPY, f"cast to {self.dtype!r}: element types are {', '.join(NUMPY)}")
         return (TensorType(self.dtype, x.shape),)
 
     def expr(self, x):
         return x.cast(self.dtype)
 
     def reference(self, x):
+        if self.dtype == "f32":
+            return (x if x.dtype.kind == "f" else x.astype(np.float64),)
         return (x.astype(NUMPY[self.dtype]),)
 
     def vjp(self, x, y, dy):

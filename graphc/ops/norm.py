@@ -19,8 +19,10 @@ def check_channels(op: Op, x: TensorType, vectors: tuple[TensorType, ...]) -> No
     require(x.rank in (2, 3, 4), f"{op.name} needs an input of 2 to 4 dimensions, got {dims(x.shape)}")
     for v in vectors:
         require(
-            v.shape == (x.shape[1],), f"{op.name} expects {v.shape[0] if v.shape else 1} channels, got {x.shape[1]}"
+            v.shape == (x.shape[1],),
+            f"{op.name} expects {v.shape[0] if v.shape else 1} channels, got {x.shape[1]} ({dims(x.shape)})",
         )
+    require(all(t.dtype == "f32" for t in (x, *vectors)), f"{op.name} needs f32 operands; cast the input first")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Softmax(Op):
     """exp(x - max) / sum(exp(x - max)) along `axis`"""
 
     name = "softmax"
-    axis: int = -1
+    axis: int
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         require(0 <= self.axis < x.rank, f"{self.name} along axis {self.axis} of {x.rank} dimensions")
@@ -146,7 +148,7 @@ class LogSoftmax(Op):
     """x - max - log(sum(exp(x - max))) along `axis`"""
 
     name = "log_softmax"
-    axis: int = -1
+    axis: int
 
     infer, cost = Softmax.infer, Softmax.cost
 
@@ -188,7 +190,8 @@ class OneHot(Op):
 
 @dataclass(frozen=True)
 class CrossEntropy(Op):
-    """-log_softmax(scores)[label] for each row: scores [N, C] and labels i32 [N] give losses [N]."""
+    """-log_softmax(scores)[label] for each row: scores [N, C] and labels i32 [N] give losses [N], NaN where
+    a label is no class."""
 
     name = "cross_entropy"
 
@@ -211,10 +214,11 @@ class CrossEntropy(Op):
         return Cost(other=6 * scores.elements)
 
     def decompose(self, scores, labels):
-        onehot = labels.apply(OneHot(scores.shape[1]))
-        top = scores.max(1, keepdim=True)
-        total = (scores - top).exp().sum(1).log()
-        return (total - ((scores - top) * onehot).sum(1),)
+        shifted = scores - scores.max(1, keepdim=True)
+        # selected, not multiplied: 0 * -inf is NaN, and a score may be -inf
+        here = (labels.apply(OneHot(scores.shape[1])) > 0.5).select(shifted, 0.0).sum(1)
+        known = (labels >= 0) & (labels < scores.shape[1])
+        return (known.select(shifted.exp().sum(1).log() - here, math.nan),)
 
     def vjp(self, x, y, dy):
         scores, labels = x

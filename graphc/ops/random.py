@@ -110,7 +110,7 @@ class Dropout(Op):
         return (x,)
 
     def reference(self, x, key):
-        kept = Uniform(x.shape, self.stream).reference(key)[0] >= self.p
+        kept = Uniform(x.shape, self.stream).reference(key)[0] >= np.float32(self.p)
         return (np.where(kept, x * (1.0 / (1.0 - self.p)), 0.0).astype(x.dtype),)
 
     def cost(self, x: TensorType, key: TensorType) -> Cost:

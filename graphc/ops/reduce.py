@@ -18,6 +18,9 @@ class Reduction(Op):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         require(all(0 <= a < x.rank for a in self.axes), f"{self.name} over axes {self.axes} of {x.rank} dimensions")
+        require(
+            self.axes == tuple(sorted(set(self.axes))), f"{self.name}: axes {self.axes} must be sorted and distinct"
+        )
         kept = ((d, n) for d, n in enumerate(x.shape) if self.keepdim or d not in self.axes)
         return (TensorType(x.dtype, tuple(1 if d in self.axes else n for d, n in kept)),)
 
@@ -61,6 +64,11 @@ class Max(Reduction):
 
     name = "max"
 
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        out = super().infer(x)
+        require(all(x.shape[a] for a in self.axes), f"max of {x} over axes {self.axes}: there are no elements")
+        return out
+
     def reference(self, x):
         return (np.asarray(x.max(self.axes, keepdims=self.keepdim)),)
 
@@ -79,6 +87,7 @@ class ArgMax(Op):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         require(0 <= self.axis < x.rank, f"argmax along axis {self.axis} of {x.rank} dimensions")
+        require(x.shape[self.axis] > 0, f"argmax of {x} along axis {self.axis}: there are no elements")
         return (TensorType("i32", (*x.shape[: self.axis], *x.shape[self.axis + 1 :])),)
 
     def reference(self, x):

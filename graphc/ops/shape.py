@@ -25,7 +25,12 @@ class Constant(Op):
 
     @staticmethod
     def of(value, dtype: str = "f32") -> Constant:
-        array = np.asarray(value, NUMPY[dtype])
+        given = np.asarray(value)
+        with np.errstate(invalid="ignore", over="ignore"):
+            array = given.astype(NUMPY[dtype])
+        require(
+            dtype in ("f32", "i1") or np.array_equal(array, given), f"the constant {value} has no equal of type {dtype}"
+        )
         flat = array.reshape(-1)
         uniform = flat.size > 0 and (flat == flat[0]).all() and len(set(np.signbit(flat).tolist())) == 1
         values = flat[:1] if uniform else flat
@@ -204,6 +209,7 @@ class Concat(Op):
     axis: int
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) > 0, "concat of nothing")
         first = types[0]
         rest = [tuple(n for d, n in enumerate(t.shape) if d != self.axis) for t in types]
         require(0 <= self.axis < first.rank, f"concat along axis {self.axis} of {first.rank} dimensions")

@@ -12,7 +12,21 @@ from itertools import count
 
 import numpy as np
 
-from graphc.ir import Graph, GraphcError, Node, Op, ShapeError, TensorType, Value, make_node, origin
+from graphc.ir import (
+    Graph,
+    GraphcError,
+    Node,
+    Op,
+    ShapeError,
+    TensorType,
+    Value,
+    current_scope,
+    legal_name,
+    located,
+    make_node,
+    origin,
+    user_line,
+)
 
 from . import elementwise as ew
 from .contraction import MatMul
@@ -195,12 +209,11 @@ class Tensor:
 
     def argmax(self, axis: int = -1) -> Tensor:
         """Index of the greatest element along `axis` (the first among equals), i32."""
-        return apply(ArgMax(axis % self.ndim), self)
+        return apply(ArgMax(normal_axis(axis, self.ndim)), self)
 
     # shape
     def reshape(self, *shape: int | Sequence[int]) -> Tensor:
-        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        wanted = resolve_shape(self.shape, wanted)
+        wanted = resolve_shape(self.shape, unpacked(shape))
         return self if wanted == self.shape else apply(Reshape(wanted), self)
 
     def flatten(self, start: int = 0, end: int = -1) -> Tensor:
@@ -209,8 +222,8 @@ class Tensor:
 
     def transpose(self, *axes: int | Sequence[int]) -> Tensor:
         """The axes in the order given; reversed if none is."""
-        order = tuple(axes[0]) if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        order = tuple(a % self.ndim for a in order) or tuple(reversed(range(self.ndim)))
+        order = unpacked(axes) or tuple(reversed(range(self.ndim)))
+        order = tuple(normal_axis(a, self.ndim) for a in order)
         return self if order == tuple(range(self.ndim)) else apply(Transpose(order), self)
 
     @property
@@ -218,7 +231,7 @@ class Tensor:
         return self.transpose()
 
     def expand(self, *shape: int | Sequence[int]) -> Tensor:
-        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        wanted = unpacked(shape)
         return self if wanted == self.shape else apply(Expand(tuple(wanted)), self)
 
     def __getitem__(self, key) -> Tensor:
@@ -235,9 +248,11 @@ def apply(op: Op, *operands: Tensor | float | np.ndarray) -> Tensor | tuple[Tens
 
 def lift_constants(operands: Sequence) -> tuple[Tensor, ...]:
     """Operands as tensors (a parameter as its leaf); a bare number takes the element type of the first tensor
-    (booleans aside)."""
+    (booleans aside; beside booleans only, a boolean is one)."""
     operands = [t.tensor() if hasattr(t, "tensor") else t for t in operands]
-    dtype = next((t.dtype for t in operands if isinstance(t, Tensor) and t.dtype != "i1"), "f32")
+    bare = [t for t in operands if not isinstance(t, Tensor)]
+    default = "i1" if bare and all(isinstance(t, bool | np.bool_) for t in bare) else "f32"
+    dtype = next((t.dtype for t in operands if isinstance(t, Tensor) and t.dtype != "i1"), default)
     return tuple(t if isinstance(t, Tensor) else constant(t, dtype) for t in operands)
 
 
@@ -259,7 +274,16 @@ _unnamed = count()
 
 def input(shape: Sequence[int], name: str | None = None, dtype: str = "f32") -> Tensor:
     """A graph input. Inputs keep the order they are made in."""
+    if name is not None and not legal_name(name):
+        raise GraphcError(
+            f"input name {name!r}\n  expected no blanks, commas, brackets, quotes, %, # nor a mere number"
+        )
     return leaf("input", name or f"input{next(_unnamed)}", TensorType(dtype, tuple(shape)))
+
+
+def mistake(message: str) -> GraphcError:
+    """A shape error placed on the user's line."""
+    return located(ShapeError(message), user_line(), current_scope() or "tensor")
 
 
 def normal_axes(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
@@ -267,10 +291,20 @@ def normal_axes(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     if axes is None:
         return tuple(range(rank))
     axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    for a in axes:
-        if not -rank <= a < rank:
-            raise ShapeError(f"axis {a} is out of range for a tensor of {rank} dimensions")
-    return tuple(sorted({a % rank for a in axes}))
+    return tuple(sorted({normal_axis(a, rank) for a in axes}))
+
+
+def normal_axis(axis: int, rank: int) -> int:
+    """An axis counted from the front."""
+    if not -rank <= axis < rank:
+        raise mistake(f"axis {axis} is out of range for a tensor of {rank} dimensions")
+    return axis % rank
+
+
+def unpacked(numbers: Sequence) -> tuple[int, ...]:
+    """The integers given one by one or as one sequence."""
+    one_sequence = len(numbers) == 1 and not hasattr(numbers[0], "__index__")
+    return tuple(int(n) for n in (numbers[0] if one_sequence else numbers))
 
 
 def resolve_shape(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
@@ -318,7 +352,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """The tensors one after the other along `axis`."""
-    return apply(Concat(axis % tensors[0].ndim), *tensors) if len(tensors) > 1 else tensors[0]
+    return apply(Concat(normal_axis(axis, tensors[0].ndim)), *tensors) if len(tensors) > 1 else tensors[0]
 
 
 def subscript(x: Tensor, key) -> Tensor:
@@ -326,7 +360,7 @@ def subscript(x: Tensor, key) -> Tensor:
     keys = list(key) if isinstance(key, tuple) else [key]
     used = sum(k is not None and k is not Ellipsis for k in keys)
     if used > x.ndim:
-        raise ShapeError(f"{used} indices for a tensor of {x.ndim} dimensions")
+        raise mistake(f"{used} indices for a tensor of {x.ndim} dimensions")
     if Ellipsis not in keys:
         keys.append(Ellipsis)
     at = keys.index(Ellipsis)
@@ -341,12 +375,12 @@ def subscript(x: Tensor, key) -> Tensor:
         if isinstance(k, slice):
             start, stop, step = k.indices(size)
             if step < 1:
-                raise ShapeError("slices need a positive step")
+                raise mistake("slices need a positive step")
             stop = max(start, stop)
             shape.append(-(-(stop - start) // step))
         else:
             if not -size <= int(k) < size:
-                raise ShapeError(f"index {k} is out of range for dimension {dim - 1} of extent {size}")
+                raise mistake(f"index {k} is out of range for dimension {dim - 1} of extent {size}")
             start, step = int(k) % size, 1
             stop = start + 1
         starts.append(start)

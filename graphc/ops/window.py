@@ -48,6 +48,12 @@ class Window(Op):
     def position_dtype(self) -> str:
         return "u8" if self.taps <= 256 else "i32"
 
+    def check_types(self, x: TensorType, position: TensorType) -> None:
+        require(
+            x.rank == 4 and x.dtype == "f32" and position.dtype == self.position_dtype,
+            f"{self.name} needs f32 NxCxHxW and positions {self.position_dtype}, got {x} and {position}",
+        )
+
     def out_type(self, x: TensorType, size: Pair | None = None) -> TensorType:
         require(x.rank == 4, f"{self.name} needs an NxCxHxW input, got {dims(x.shape)}")
         require(
@@ -181,6 +187,7 @@ class MaxPool2dGrad(Window):
 
     def infer(self, dy: TensorType, position: TensorType) -> tuple[TensorType, ...]:
         require(dy.shape == position.shape, f"{self.name}: gradient {dy} and position {position} differ in shape")
+        self.check_types(dy, position)
         out = self.out_type(TensorType("f32", (*dy.shape[:2], *self.size)))
         require(out.shape == dy.shape, f"{self.name}: an image of {dims(self.size)} gives {dims(out.shape[2:])}")
         return (TensorType("f32", (*dy.shape[:2], *self.size)),)
@@ -213,6 +220,7 @@ class MaxPool2dPick(Window):
 
     def infer(self, x: TensorType, position: TensorType) -> tuple[TensorType, ...]:
         out = self.out_type(x)
+        self.check_types(x, position)
         require(out.shape == position.shape, f"{self.name}: position {position} does not fit windows {dims(out.shape)}")
         return (out,)
 
@@ -277,6 +285,7 @@ class SumPool2dGrad(Window):
     size: Pair = (1, 1)
 
     def infer(self, dy: TensorType) -> tuple[TensorType, ...]:
+        require(dy.rank == 4 and dy.dtype == "f32", f"{self.name} needs an f32 gradient NxCxOHxOW, got {dy}")
         out = self.out_type(TensorType("f32", (*dy.shape[:2], *self.size)))
         require(out.shape == dy.shape, f"{self.name}: an image of {dims(self.size)} gives {dims(out.shape[2:])}")
         return (TensorType("f32", (*dy.shape[:2], *self.size)),)
