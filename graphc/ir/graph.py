@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import networkx as nx
 import numpy as np
 
+from .lazy import networkx as nx
 from .op import Op
 from .types import TensorType
 

@@ -7,12 +7,12 @@ import shutil
 import textwrap
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from graphc.ir.lazy import lazily
 
 from .figures import Figures, Layer
 from .text import COLUMNS, Column, batch, footer, inputs
+
+rich_console, rich_table, rich_text = map(lazily, ("rich.console", "rich.table", "rich.text"))
 
 GAP = 2  # blanks between columns
 
@@ -56,24 +56,26 @@ def render_terminal(figures: Figures, width: int | None = None, color: bool = Fa
     labels = [" " * line.depth + line.label for line in lines]
     columns = fitting(figures, lines, width - widest(["layer", *labels]))
 
-    table = Table(box=None, padding=(0, 0, 0, GAP), pad_edge=False, header_style="bold")
+    text = rich_text.Text
+    table = rich_table.Table(box=None, padding=(0, 0, 0, GAP), pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True, overflow="ellipsis")
     for column, _ in columns:
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
     for i, (line, label) in enumerate(zip(lines, labels, strict=True)):
         style = None if line.layer else "dim"
-        table.add_row(Text(label), *(Text(cells[i]) for _, cells in columns), style=style)
+        table.add_row(text(label), *(text(cells[i]) for _, cells in columns), style=style)
 
-    console = Console(file=io.StringIO(), width=width, force_terminal=color, no_color=not color, legacy_windows=False)
+    page = io.StringIO()
+    console = rich_console.Console(file=page, width=width, force_terminal=color, no_color=not color)
     title = inputs(figures)
     used = widest(["layer", *labels]) + sum(GAP + widest([column.title, *cells]) for column, cells in columns)
     gap = max(min(width, used) - len(figures.model) - len(title), 2)
-    console.print(Text.assemble((figures.model, "bold"), " " * gap, title), overflow="fold")
+    console.print(text.assemble((figures.model, "bold"), " " * gap, title), overflow="fold")
     console.print(table)
     for line in footer(figures):
         for part in wrapped(line, width):
-            console.print(Text(part), overflow="fold")
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+            console.print(text(part), overflow="fold")
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
 
 def fitting(figures: Figures, lines: list[Line], space: int) -> list[tuple[Column, list[str]]]:
