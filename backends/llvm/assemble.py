@@ -49,7 +49,7 @@ def _contraction(module: ir.Module, name: str, kernel: Contraction, buffers: Buf
     try:
         return emit_contraction(module, name, kernel, buffers, target)
     except ValueError:
-        return emit_loops(module, name, kernel.to_loops(), buffers, target)
+        return emit_loops(module, name, kernel.to_loops(buffers), buffers, target)
 
 
 EMITTERS: Mapping[type, EmitKernel] = {Loops: emit_loops, Contraction: _contraction}

@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from graphc.schedule import image
 from graphc.schedule.image import aligned_zeros
 from graphc.schedule.kernels import Schedule
 from graphc.schedule.layout import NUMPY, Buffer
@@ -57,6 +58,7 @@ class LlvmProgram:
         self._arena = aligned_zeros(schedule.arena_bytes)
         self._inputs = tuple(_Argument(schedule.buffers[n]) for n in schedule.inputs)
         self._outputs = tuple((b.shape, NUMPY[b.dtype]) for b in (schedule.buffers[n] for n in schedule.outputs))
+        self._stored = image.state_buffers(schedule)
         self._lock = Lock()
         self._in = (ctypes.c_void_p * len(schedule.inputs))()
         self._out = (ctypes.c_void_p * len(schedule.outputs))()
@@ -89,6 +91,23 @@ class LlvmProgram:
                 self._out[k] = y.__array_interface__["data"][0]
             self._run(weights, self._state_address, in_, out, arena, self.threads)
         return outputs
+
+    def read_state(self, name: str) -> np.ndarray:
+        """A copy of a weight or state, by the user's name, in its logical shape."""
+        return image.read(self.state, self._stored[name])
+
+    def write_state(self, name: str, array: np.ndarray) -> None:
+        """Sets a weight or state."""
+        image.write(self.state, self._stored[name], array)
+
+    def share_state(self, other: LlvmProgram) -> bool:
+        """Go on with the state memory of another program, if both lay it out in the same way."""
+        mine, theirs = (
+            {n: (b.shape, b.dtype, b.layout, b.offset) for n, b in p._stored.items()} for p in (self, other)
+        )
+        if mine == theirs:
+            self.state = other.state
+        return mine == theirs
 
 
 class _Argument:
