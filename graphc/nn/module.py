@@ -72,8 +72,9 @@ class Module:
         if home is None and held is not None and value is not None:
             held.data = value
             return None
-        for table in (self._parameters, self._buffers, self._modules):
-            table.pop(name, None)
+        for table in kinds.values():
+            if table != home:  # in the same table a part takes its predecessor's place
+                getattr(self, table).pop(name, None)
         self.__dict__.pop(name, None)
         if home is None:
             object.__setattr__(self, name, value)

@@ -56,6 +56,7 @@ def name_of(row) -> str:
     return f"{row[0]}{row[1]}{row[2] or ''}".replace(" ", "")
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("row", LAYERS, ids=name_of)
 def test_forward_equals_torch(row):
     kind, arguments, options, shape = row
