@@ -1,7 +1,7 @@
-"""Training: a model and labelled data enter; trained weights, a checkpoint file and the history leave.
+"""The training loop: programs and labelled data enter; trained weights, a checkpoint file and the history leave.
 
-All computing is done by compiled programs: `Programs` says what training needs of them, and `compiled.py` has them made
-by the driver. What happens in an epoch depends on the seed and the epoch's number alone.
+All computing is done by compiled programs: `Programs` says what the loop needs of them, and `fit.py` has them made by
+the driver. What happens in an epoch depends on the seed and the epoch's number alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
+from graphc.files import check_writable
 from graphc.ir import GraphcError
 
-from .checkpoints import check_writable, save_weights
+from .checkpoints import save_weights
 from .data import Dataset
 from .history import Epoch, History
 from .progress import Display, display

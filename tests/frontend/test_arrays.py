@@ -92,5 +92,5 @@ def test_bad_files(tmp_path, case):
 
 
 def test_missing_file():
-    with pytest.raises(InputError, match="none.npy: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"none\.npy: cannot be read: No such file"):
         read_array("none.npy", IMAGE)

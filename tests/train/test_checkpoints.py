@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from graphc.train.checkpoints import WeightFileError, check_writable, load_weights, save_weights
+from graphc.files import WriteError, check_writable
+from graphc.train.checkpoints import WeightFileError, load_weights, save_weights
 
 WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7, np.int32)}
 
@@ -46,7 +47,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WeightFileError, match="cannot be written: No space left"):
+    with pytest.raises(WriteError, match="cannot be written: No space left"):
         save_weights(path, {"other": np.zeros(3)})
     assert list(load_weights(path)) == list(WEIGHTS)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
@@ -54,9 +55,9 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
 
 def test_unwritable_places(tmp_path):
     for path in (tmp_path, tmp_path / "none" / "w"):
-        with pytest.raises(WeightFileError, match="cannot be written"):
+        with pytest.raises(WriteError, match="cannot be written"):
             check_writable(path)
-        with pytest.raises(WeightFileError, match="cannot be written"):
+        with pytest.raises(WriteError, match="cannot be written"):
             save_weights(path, WEIGHTS)
     assert list(tmp_path.iterdir()) == []
 

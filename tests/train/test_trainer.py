@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from graphc.files import WriteError
 from graphc.ir import GraphcError
-from graphc.train.checkpoints import WeightFileError, load_weights
+from graphc.train.checkpoints import load_weights
 from graphc.train.data import Dataset
-from graphc.train.fit import TrainingError, train
 from graphc.train.progress import Bar, Silence, display
+from graphc.train.trainer import TrainingError, train
 
 from .softmax import Softmax
 
@@ -69,7 +70,7 @@ def test_checkpoint_is_what_was_learned(tmp_path):
 
 def test_unwritable_checkpoint_is_known_before_training(tmp_path):
     model = Softmax(4, 2)
-    with pytest.raises(WeightFileError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         train(model, data(), epochs=1, batch=8, checkpoint=tmp_path / "none" / "w.safetensors")
     assert not model.calls
 
