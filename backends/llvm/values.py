@@ -65,7 +65,7 @@ class Values:
     `pointers` are the buffers' first elements; `env` says where each axis stands (an int where known, else i64);
     `temps` holds reductions' results and `acc`. `extents` of the axes (or the range that one stays in), where given,
     let guards and loads be decided without a test. Results are kept for each node, so make a new object when the
-    builder moves to another block.
+    builder moves to another block; `known` holds results that are there already.
     """
 
     def __init__(
@@ -78,10 +78,11 @@ class Values:
         lanes: Lanes | None = None,
         temps: Mapping[str, ir.Value] | None = None,
         extents: Mapping[str, int | range] | None = None,
+        known: Mapping[E, ir.Value] | None = None,
     ):
         self.b, self.buffers, self.pointers, self.env, self.target = b, buffers, pointers, env, target
         self.lanes, self.temps, self.extents = lanes, temps or {}, extents or {}
-        self._memo: ChainMap[E, ir.Value] = ChainMap()
+        self._memo: ChainMap[E, ir.Value] = ChainMap(dict(known or {}))
         # what the guards around the present expression demand: of all lanes together, and of each lane
         self._uniform: ir.Value | None = None
         self._lanewise: ir.Value | None = None

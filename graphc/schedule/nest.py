@@ -9,7 +9,7 @@ so results have the same bits for any vector width and any number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -22,7 +22,8 @@ LANES = 16  # the widest vector, for choosing axes
 MIN_PARALLEL, MIN_ROW = 4, 8  # an axis shorter than this is not worth vectors
 UNITS = 256  # units wanted
 UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further
-MAX_PIECES = 9
+MAX_PIECES = 12
+DEAR = ("exp", "log", "tanh", "erf")
 UNROLLED = 16  # a stage of at most so many iterations has no loops
 SCRATCH_BYTES = 64 << 10  # all scratch rows of a kernel together, on the stack
 
@@ -33,9 +34,10 @@ class Nest:
 
     Unit u of `units` fixes the first `grid` axes of `kernel.par` and takes `chunk` values of the axis after them (all
     of it if chunk is its extent; the last unit along it may have fewer). `vector` is the parallel axis that lanes run
-    along, always the last one of `par`, or None; then `rows` names for each stage the inner axis that they run along,
-    always the last one of the stage, or None. `cuts`: for an axis, the points that divide its range so that guards
-    are decided inside the pieces.
+    along, the last one of `par` (beside `tile`), or None; then `rows` names for each stage the inner axis that they
+    run along, always the last one of the stage, or None. `cuts`: for an axis, the points that divide its range so that
+    guards are decided inside the pieces. `tile`: the parallel axis beside `vector` that some load has unit stride
+    along, where along `vector` it would be a gather: the two are walked in tiles that are transposed in registers.
     """
 
     kernel: FlatLoops
@@ -45,6 +47,7 @@ class Nest:
     vector: str | None
     rows: tuple[str | None, ...]
     cuts: Mapping[str, tuple[int, ...]]
+    tile: str | None = None
 
     def sets(self, stage: Stage) -> int:
         """How many sets of partial results a stage keeps; iteration e of its innermost loop (the row axis not counted)
@@ -54,15 +57,25 @@ class Nest:
         if any(isinstance(o, Reduce) and o.op == "argmax" for o in stage.outs):
             return 1
         if row is not None:
-            wanted = VIRTUAL_LANES // self.width(stage)
+            wanted = _lanes_kept(stage) // self.width(stage)
             return wanted if loops and loops[-1] >= wanted else 1
+        wanted = max(1, _lanes_kept(stage) // LANES)
         side_by_side = self.vector is not None and extents(self.kernel)[self.vector] >= VIRTUAL_LANES
-        return 4 if math.prod(loops) > UNROLLED and loops[-1] >= 4 and not side_by_side else 1
+        return wanted if math.prod(loops) > UNROLLED and loops[-1] >= wanted and not side_by_side else 1
 
     def width(self, stage: Stage) -> int:
         """Virtual lanes along the stage's row axis: 16, 32 or 64. Element e belongs to lane e mod width."""
         extent = dict(stage.axes)[self.rows[self.kernel.stages.index(stage)]]
-        return next((w for w in (16, 32) if extent <= w), VIRTUAL_LANES)
+        kept = _lanes_kept(stage)
+        return next((w for w in (16, 32) if extent <= w < kept), kept)
+
+
+def _lanes_kept(stage: Stage) -> int:
+    """Virtual lanes of each reduction: fewer where several reductions share the registers, or where one value takes
+    so long that a few chains are enough."""
+    reductions = [o for o in stage.outs if isinstance(o, Reduce)]
+    dear = any(e.op in DEAR for e in walk(*(o.expr for o in reductions)))
+    return max(LANES, VIRTUAL_LANES >> (max(0, len(reductions) - 1) + dear))
 
 
 def normalise(kernel: Loops | Nest, buffers: Buffers) -> Nest:
@@ -78,9 +91,10 @@ def normalise(kernel: Loops | Nest, buffers: Buffers) -> Nest:
         )
     flat = fuse_products(collapse(sort_axes(drop_single(flat))))
     vector, rows = choose_vectors(flat, buffers)
-    flat = innermost(flat, vector, rows)
-    grid, chunk, units = partition(flat, vector)
-    return Nest(flat, grid, chunk, units, vector, rows, find_cuts(flat, vector, rows))
+    tile = find_tile(flat, vector)
+    flat = innermost(flat, vector, tile, rows)
+    grid, chunk, units = partition(flat, vector, tile)
+    return Nest(flat, grid, chunk, units, vector, rows, find_cuts(flat, vector, tile, rows), tile)
 
 
 def drop_single(kernel: FlatLoops) -> FlatLoops:
@@ -186,9 +200,42 @@ def choose_vectors(kernel: FlatLoops, buffers: Buffers) -> tuple[str | None, tup
     return (longest[0] if roomy and longest[1] >= MIN_ROW else None), (None,) * len(found)
 
 
-def innermost(kernel: FlatLoops, vector: str | None, rows: tuple[str | None, ...]) -> FlatLoops:
-    """The axes that lanes run along go last."""
-    par = tuple(sorted(kernel.par, key=lambda x: x[0] == vector))
+def find_tile(kernel: FlatLoops, vector: str | None) -> str | None:
+    """The axis to walk in tiles with `vector`, see `Nest`. Only for copies and arithmetic, one stage without axes."""
+    if vector is None or len(kernel.stages) > 1 or kernel.stages[0].axes or kernel.scratch:
+        return None
+    sizes = dict(kernel.par)
+    for leaf in tile_leaves(kernel.stages[0], vector):
+        index = loads(leaf)[0].attr[1][0]
+        for a, coef in index.terms:
+            if coef == 1 and sizes[a] >= MIN_PARALLEL:
+                return a
+    return None
+
+
+def tile_leaves(stage: Stage, vector: str, tile: str | None = None) -> list[E]:
+    """The loads, each with the guard directly around it, that are gathers along `vector` (and have unit stride along
+    `tile`)."""
+    out, stack, seen = [], [o.expr for o in stage.outs], set()
+    while stack:
+        e = stack.pop()
+        if e in seen:
+            continue
+        seen.add(e)
+        body = e.args[0] if e.op == "guard" and e.args[1].op == "const" else e
+        if body.op == "load" and isinstance(index := body.attr[1][0], Aff):
+            if index.coef(vector) not in (0, 1) and (tile is None or index.coef(tile) == 1):
+                out.append(e)
+        elif e.op != "guard":
+            stack.extend(e.args)
+    return out
+
+
+def innermost(kernel: FlatLoops, vector: str | None, tile: str | None, rows: tuple[str | None, ...]) -> FlatLoops:
+    """The axes that lanes run along go last; of a tile's two the longer one comes first, so that it can be cut."""
+    last = sorted(((e, a) for a, e in kernel.par if tile and a in (vector, tile)), reverse=True)
+    order = {a: 1 + k for k, (_, a) in enumerate(last)} or {vector: 1}
+    par = tuple(sorted(kernel.par, key=lambda x: order.get(x[0], 0)))
     stages = tuple(
         Stage(tuple(sorted(s.axes, key=lambda x, row=row: x[0] == row)), s.outs)
         for s, row in zip(kernel.stages, rows, strict=True)
@@ -196,7 +243,7 @@ def innermost(kernel: FlatLoops, vector: str | None, rows: tuple[str | None, ...
     return replace(kernel, par=par, stages=stages)
 
 
-def partition(kernel: FlatLoops, vector: str | None) -> tuple[int, int, int]:
+def partition(kernel: FlatLoops, vector: str | None, tile: str | None) -> tuple[int, int, int]:
     """(grid, chunk, units): leading axes are taken whole until there are enough units, the next one in chunks.
 
     The vector axis is cut at multiples of the virtual lanes, and not at all where it is one block.
@@ -207,7 +254,7 @@ def partition(kernel: FlatLoops, vector: str | None) -> tuple[int, int, int]:
         work //= extent  # of one value of this axis
         at_least = -(-UNIT_ITERATIONS // max(work, 1))
         chunk = max(1, extent * units // UNITS, at_least)
-        if axis == vector:
+        if axis in (tile, vector):
             step = VIRTUAL_LANES if work <= UNROLLED else 2 * VIRTUAL_LANES
             chunk = -(-chunk // step) * step
         if chunk > 1 or grid == len(kernel.par) - 1:
@@ -220,11 +267,13 @@ def partition(kernel: FlatLoops, vector: str | None) -> tuple[int, int, int]:
     return 0, 1, 1
 
 
-def find_cuts(kernel: FlatLoops, vector: str | None, rows: tuple[str | None, ...]) -> dict[str, tuple[int, ...]]:
+def find_cuts(
+    kernel: FlatLoops, vector: str | None, tile: str | None, rows: tuple[str | None, ...]
+) -> dict[str, tuple[int, ...]]:
     """For each axis that has a loop, where some guard flips with the axes of unrolled stages at each of their values.
     With more than `MAX_PIECES` pieces only the interior, where all guards hold, is cut off."""
     sizes = extents(kernel)
-    par = tuple(a for a, _ in kernel.par if a != vector)
+    par = tuple(a for a, _ in kernel.par if a not in (vector, tile))
     exact: dict[str, set[int]] = {}
     interior: dict[str, set[int]] = {}
     for stage, row in zip(kernel.stages, rows, strict=True):
@@ -239,11 +288,25 @@ def find_cuts(kernel: FlatLoops, vector: str | None, rows: tuple[str | None, ...
             for found, values in ((exact, unrolled), (interior, False)):
                 found.setdefault(axis, set()).update(_flips(bound, axis, sizes, values))
     cuts = {a: _inside(points, sizes[a]) for a, points in exact.items()}
-    if math.prod(len(cuts.get(a, ())) + 1 for a in par) > MAX_PIECES:
+    if _count_pieces(par, sizes, cuts) > MAX_PIECES:
         cuts = {a: _ends(_inside(points, sizes[a])) for a, points in interior.items()}
-    while math.prod(len(cuts.get(a, ())) + 1 for a in par) > MAX_PIECES:
+    while _count_pieces(par, sizes, cuts) > MAX_PIECES:
         cuts[max(par, key=lambda a: len(cuts.get(a, ())))] = ()
     return {a: points for a, points in cuts.items() if points}
+
+
+def pieces(extent: int, cuts: Sequence[int]) -> list[tuple[int, int, bool]]:
+    """The range 0 .. extent-1 between its cuts: (first, stop, whether it is long). Inside a short piece, a border, no
+    other axis is cut: what runs there is too little to be worth its own code."""
+    ends = (0, *cuts, extent)
+    return [(a, b, 4 * (b - a) >= extent) for a, b in pairwise(ends)]
+
+
+def _count_pieces(axes: tuple[str, ...], sizes: Mapping[str, int], cuts: Mapping[str, tuple[int, ...]]) -> int:
+    if not axes:
+        return 1
+    inner = _count_pieces(axes[1:], sizes, cuts)
+    return sum(inner if long else 1 for _, _, long in pieces(sizes[axes[0]], cuts.get(axes[0], ())))
 
 
 def _flips(bound: Bound, axis: str, sizes: Mapping[str, int], each: bool) -> Iterator[int]:

@@ -8,7 +8,7 @@ the vector width nor on how units are shared out. Contractions without a kernel 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from llvmlite import ir
@@ -16,20 +16,23 @@ from llvmlite import ir
 from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, rewrite, walk
 from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, writes
 from graphc.schedule.layout import Buffer
-from graphc.schedule.nest import SCRATCH_BYTES, UNROLLED, Nest, coefficient, normalise
+from graphc.schedule.nest import LANES, SCRATCH_BYTES, UNROLLED, Nest, coefficient, normalise, pieces, tile_leaves
 
 from .. import emit
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
 from ..target import Target
 from ..values import Lanes
-from .stages import Point, Spans, Stages, pieces
+from .stages import Point, Spans, Stages
+from .transpose import transpose
 
 VECTORS = 4  # side by side; 2 lose 14 %, 8 gain nothing
 COLUMN_VECTORS = 16  # where a reduction walks over rows far apart, each of which gives a short run
 COLUMN_STRIDE = 256
 NODES = 256  # arithmetic in one iteration of the innermost loop, beyond which fewer vectors go side by side
+FEW_NODES = 16  # arithmetic beyond which the loop itself costs too little to be worth a second copy of the body
 DEAR = {"exp": 16, "log": 16, "tanh": 16, "erf": 24}
 PACKED = ("weight", "const", "state", "arena")  # places whose buffers begin at multiples of 64 bytes
+Span = tuple[Number, Number] | None
 BASE = "%base"  # the lanes axis's value in the first lane
 
 
@@ -94,7 +97,8 @@ class _Emitter:
         """Neighbouring values of the innermost loop in one iteration, where one value is less than `vectors`."""
         if self.vector is None or not all(_straight(s) for s in self.nest.kernel.stages):
             return 1
-        return max(1, self.vectors // -(-self.sizes[self.vector] // self.vl))
+        vectors = -(-self.sizes[self.vector] // self.vl)
+        return max(1, min(self.vectors, FEW_NODES // self._nodes()) // vectors)
 
     def _nodes(self) -> int:
         """The arithmetic of one vector in one iteration."""
@@ -142,38 +146,38 @@ class _Emitter:
     def _split(self, number: Number, extent: int) -> tuple[Number, Number]:
         return self.b.udiv(number, emit.const(I64, extent)), self.b.urem(number, emit.const(I64, extent))
 
-    def descend(self, k: int, env: dict[str, Number], spans: Spans, span: tuple[Number, Number] | None) -> None:
-        """The parallel axes from the k-th on; `span` is the unit's part of the axis after the grid."""
+    def descend(self, k: int, env: dict[str, Number], spans: Spans, span: Span, cut: bool = True) -> None:
+        """The parallel axes from the k-th on; `span` is the unit's part of the axis after the grid; `cut`: whether the
+        axes are cut at borders."""
         if k == len(self.par):
             self.points([env], spans, [None])
             return
         name, extent = self.par[k]
-        cut = list(pieces(extent, self.nest.cuts.get(name, ())))
-        if k < self.nest.grid:
-            self.choose(k, cut, env, spans, span)
-            return
+        parts = pieces(extent, self.nest.cuts.get(name, ()) if cut else ())
         first, stop = span if k == self.nest.grid else (0, extent)
-        if name == self.vector:
+        if k < self.nest.grid:
+            self.choose(k, parts, env, spans, span, cut)
+        elif self.nest.tile and name in (self.nest.tile, self.vector):
+            self.tiles(env, spans, first, stop)
+        elif name == self.vector:
             self.lanes([env], spans, first, stop)
-            return
-        for low, high in cut:
-            inside = {**spans, name: range(low, high)}
-            begin, end = (
-                (self._clip(first, low, "<"), self._clip(stop, high, ">"))
-                if isinstance(stop, ir.Value)
-                else (low, high)
-            )
-            copies = self.copies if k + 2 == len(self.par) and high - low >= 2 * self.copies else 1
-            whole = self._whole(begin, end, copies)
-            if copies > 1:
-                with loop(self.b, begin, whole, copies, name) as i:
-                    self.lanes(
-                        [{**env, name: add(self.b, i, c)} for c in range(copies)], inside, 0, self.sizes[self.vector]
-                    )
-            else:
-                whole = begin
-            with loop(self.b, whole, end, 1, name) as i:
-                self.descend(k + 1, {**env, name: i}, inside, span)
+        else:
+            for low, high, long in parts:
+                fixed = isinstance(stop, int)
+                begin, end = (low, high) if fixed else (self._clip(first, low, "<"), self._clip(stop, high, ">"))
+                self.walk(k, env, {**spans, name: range(low, high)}, begin, end, cut and long)
+
+    def walk(self, k: int, env: dict[str, Number], spans: Spans, begin: Number, end: Number, cut: bool) -> None:
+        """The k-th axis from `begin` to `end`, several values at once where it is the last before the lanes."""
+        name = self.par[k][0]
+        if self.copies > 1 and k + 2 == len(self.par) and len(spans[name]) >= 2 * self.copies:
+            whole = self._whole(begin, end, self.copies)
+            with loop(self.b, begin, whole, self.copies, name) as i:
+                envs = [{**env, name: add(self.b, i, c)} for c in range(self.copies)]
+                self.lanes(envs, spans, 0, self.sizes[self.vector])
+            begin = whole
+        with loop(self.b, begin, end, 1, name) as i:
+            self.descend(k + 1, {**env, name: i}, spans, None, cut)
 
     def _clip(self, x: Number, limit: int, sign: str) -> ir.Value:
         """max(x, limit) for "<", min for ">"."""
@@ -186,34 +190,73 @@ class _Emitter:
         count = self.b.sub(i64(end), i64(begin))
         return self.b.add(i64(begin), self.b.mul(self.b.sdiv(count, emit.const(I64, step)), emit.const(I64, step)))
 
-    def choose(self, k: int, cut: list[tuple[int, int]], env: dict, spans: Spans, span) -> None:
+    def choose(
+        self, k: int, parts: list[tuple[int, int, bool]], env: dict, spans: Spans, span: Span, cut: bool
+    ) -> None:
         """A grid axis: one branch for each piece."""
         name = self.par[k][0]
-        (low, high), *others = cut
+        (low, high, long), *others = parts
+        inside = {**spans, name: range(low, high)}
         if not others:
-            self.descend(k + 1, env, {**spans, name: range(low, high)}, span)
+            self.descend(k + 1, env, inside, span, cut and long)
             return
         with if_else(self.b, self.b.icmp_signed("<", env[name], emit.const(I64, high))) as (then, otherwise):
             with then:
-                self.descend(k + 1, dict(env), {**spans, name: range(low, high)}, span)
+                self.descend(k + 1, env, inside, span, cut and long)
             with otherwise:
-                self.choose(k, others, dict(env), spans, span)
+                self.choose(k, others, env, spans, span, cut)
 
-    def lanes(self, envs: list[dict], spans: Spans, first: Number, stop: Number) -> None:
-        """The lanes axis from `first` to `stop`, for one or several neighbouring points: blocks of vectors, then the
-        rest, its last vector masked."""
-        extent, step = self.sizes[self.vector], self.vectors * self.vl
-        spans = {**spans, self.vector: range(extent)}
-        rest = extent % step
-        fixed = isinstance(stop, int)
+    def blocks(self, name: str, first: Number, stop: Number, step: int, body: Callable[[Number, int], None]) -> None:
+        """body(at, count) for the whole blocks of `step` between `first` and `stop`, then for the rest of the axis."""
+        extent = self.sizes[name]
+        rest, fixed = extent % step, isinstance(stop, int)
         whole = extent - rest if fixed else self._clip(stop, extent - rest, ">")
-        with loop(self.b, first, whole, step, self.vector) as i:
-            self.block(envs, spans, i, step)
+        with loop(self.b, first, whole, step, name) as i:
+            body(i, step)
         if rest:
             # only the unit that ends with the axis has a rest, at a place that is known
             last = True if fixed else self.b.icmp_signed("==", stop, emit.const(I64, extent))
             with if_(self.b, last):
-                self.block(envs, spans, extent - rest, rest)
+                body(extent - rest, rest)
+
+    def tiles(self, env: dict[str, Number], spans: Spans, first: Number, stop: Number) -> None:
+        """The tile axis and the lanes axis, the last two, in blocks of 16 by one vector."""
+        (outer, _), (inner, extent) = self.par[-2:]
+        step = {self.nest.tile: LANES, self.vector: self.vl}
+        spans = {**spans, outer: range(self.sizes[outer]), inner: range(extent)}
+
+        def columns(at: Number, count: int) -> None:
+            def tile(base: Number, more: int) -> None:
+                self.tile({**env, outer: at, inner: base}, spans, {outer: count, inner: more})
+
+            self.blocks(inner, 0, extent, step[inner], tile)
+
+        self.blocks(outer, first, stop, step[outer], columns)
+
+    def tile(self, env: dict[str, Number], spans: Spans, count: Mapping[str, int]) -> None:
+        """One tile: loads along the tile axis, transposed; then all else along the lanes axis."""
+        (stage,) = self.nest.kernel.stages
+        tile, wide, high = self.nest.tile, count[self.nest.tile], count[self.vector]
+        known: list[dict[E, ir.Value]] = [{} for _ in range(wide)]
+        for leaf in tile_leaves(stage, self.vector, tile):
+            for k in range(0, wide, self.vl):
+                mask = prefix_mask(self.b, self.vl, wide - k) if wide - k < self.vl else None
+                rows = []
+                for j in range(high):
+                    at = {**env, tile: add(self.b, env[tile], k), self.vector: add(self.b, env[self.vector], j)}
+                    rows.append(self.stages.values(at, Lanes(tile, self.vl, mask), spans).vector(leaf))
+                rows += [emit.const(rows[0].type, 0)] * (self.vl - high)
+                for column, there in zip(transpose(self.b, rows), known[k:], strict=False):
+                    there[leaf] = column
+        lanes = Lanes(self.vector, self.vl, prefix_mask(self.b, self.vl, high) if high < self.vl else None)
+        points = [Point({**env, tile: add(self.b, env[tile], k)}, lanes, {}, known[k]) for k in range(wide)]
+        self.stages.run(points, spans)
+
+    def lanes(self, envs: list[dict], spans: Spans, first: Number, stop: Number) -> None:
+        """The lanes axis from `first` to `stop`, for one or several neighbouring points."""
+        spans = {**spans, self.vector: range(self.sizes[self.vector])}
+        step = self.vectors * self.vl
+        self.blocks(self.vector, first, stop, step, lambda at, count: self.block(envs, spans, at, count))
 
     def block(self, envs: list[dict], spans: Spans, at: Number, count: int) -> None:
         """`count` elements of the lanes axis from `at` on."""

@@ -34,16 +34,21 @@ def start(out: Reduce, lanes: int | None) -> State:
 def is_identity(out: Reduce, e: E) -> bool:
     """Whether taking `e` would change nothing."""
     least = IDENTITY if e.dtype == "f32" else LEAST
-    return out.op != "argmax" and e.op == "const" and e.attr == least[out.op]
+    return e.op == "const" and e.attr == least[out.op]
 
 
-def take(values: Values, out: Reduce, e: E, state: State) -> State:
+def take(values: Values, out: Reduce, e: E, state: State, in_order: bool) -> State:
     """The state after the value of `e`; lanes that do not exist keep theirs. A sum of products takes each with one
-    rounding, on every target."""
+    rounding, on every target. `in_order`: all values come one after the other, so that ties need no look at the index.
+    """
     b = values.b
     if out.op == "sum" and e.op == "mul" and e.dtype == "f32":
         x, y = (values.widen(values.value(a)) for a in e.args)
         new: State = (fma(b, x, y, state[0]),)
+    elif out.op == "argmax" and in_order:
+        value, index = values.vector(e), values.vector(out.index)
+        wins = _greater(b, out.expr.dtype == "f32", state[0], value)
+        new = b.select(wins, value, state[0]), b.select(wins, index, state[1])
     else:
         value = values.vector(e)
         new = meet(b, out, state, (value,) if out.index is None else (value, values.vector(out.index)))
@@ -82,14 +87,18 @@ def _part(b: ir.IRBuilder, v: ir.Value, first: int, count: int) -> ir.Value:
 
 
 def _later_wins(b: ir.IRBuilder, real: bool, x: State, y: State) -> State:
-    """argmax: y's where it is greater, or NaN and x is not, or equal with a smaller index."""
+    """argmax: y's where it is greater, or equal with a smaller index."""
     (u, i), (v, k) = x, y
-    earlier = b.icmp_signed("<", k, i)
     if real:
-        # not (u >= v): greater, or one of them is NaN; u == u leaves out those where it is u
-        greater = b.and_(b.fcmp_unordered(">", v, u), b.fcmp_ordered("ord", u, u))
         equal = b.or_(b.fcmp_ordered("==", u, v), b.and_(b.fcmp_unordered("uno", u, u), b.fcmp_unordered("uno", v, v)))
     else:
-        greater, equal = b.icmp_signed(">", v, u), b.icmp_signed("==", v, u)
-    wins = b.or_(greater, b.and_(equal, earlier))
+        equal = b.icmp_signed("==", v, u)
+    wins = b.or_(_greater(b, real, u, v), b.and_(equal, b.icmp_signed("<", k, i)))
     return b.select(wins, v, u), b.select(wins, k, i)
+
+
+def _greater(b: ir.IRBuilder, real: bool, u: ir.Value, v: ir.Value) -> ir.Value:
+    """v > u, NaN being the greatest."""
+    if not real:
+        return b.icmp_signed(">", v, u)
+    return b.and_(b.fcmp_unordered(">", v, u), b.fcmp_ordered("ord", u, u))

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 from llvmlite import ir
 
+from graphc.schedule.expr import Aff, E, guard, substitute_axes
 from graphc.schedule.expr import const as constant
-from graphc.schedule.expr import guard
 from graphc.schedule.kernels import Reduce, Stage, Store
 from graphc.schedule.layout import Buffer
-from graphc.schedule.nest import UNROLLED, Nest
+from graphc.schedule.nest import UNROLLED, Nest, pieces
 from graphc.schedule.normal import ClippedStore
 
 from ..emit import Number, add, if_, lanes_of, loop_carry, prefix_mask
@@ -34,11 +33,13 @@ ROW_VECTORS = 4  # vectors side by side in a row stage that reduces nothing
 
 @dataclass(frozen=True)
 class Point:
-    """Where the parallel axes stand, for one point or one vector of points; `pointers` of its own scratch."""
+    """Where the parallel axes stand, for one point or one vector of points; `pointers` of its own scratch; `known`
+    values of expressions there."""
 
     env: Mapping[str, Number]
     lanes: Lanes | None = None
     pointers: Mapping[str, ir.Value] = field(default_factory=dict)
+    known: Mapping[E, ir.Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ class Stages:
         for number in range(len(self.nest.kernel.stages)):
             _Stage(self, number, points, spans, temps).run()
 
+    def values(
+        self,
+        env: Mapping[str, Number],
+        lanes: Lanes | None,
+        spans: Spans,
+        point: Point | None = None,
+        temps: Mapping[str, ir.Value] | None = None,
+    ) -> Values:
+        """An evaluator of expressions at `env`, with what belongs to `point`."""
+        pointers, known = (point.pointers, point.known) if point else ({}, {})
+        pointers = {**self.pointers, **pointers}
+        return Values(self.b, self.buffers, pointers, env, self.target, lanes, temps, spans, known)
+
 
 class _Stage:
     def __init__(self, stages: Stages, number: int, points: Sequence[Point], spans: Spans, temps: list[dict]):
@@ -83,13 +97,12 @@ class _Stage:
         self.slots = self.sets * self.vectors
 
     def run(self) -> None:
-        lanes = [self.vl if self.row else p.lanes and p.lanes.width for p in self.points]
         state = [
             value
-            for width in lanes
+            for number in range(len(self.points))
             for _ in range(self.slots)
             for out in self.reduces
-            for value in reductions.start(out, width)
+            for value in self.start(number, out)
         ]
         state = self.iterate(0, {}, self.spans, state, 0)
         for number, temps in enumerate(self.temps):
@@ -100,6 +113,17 @@ class _Stage:
                 if self.row is not None:
                     result = reductions.across(self.b, out, result)
                 temps |= dict(zip((out.name, f"{out.name}.i"), result, strict=False))
+
+    def start(self, number: int, out: Reduce) -> State:
+        if self.row is not None:
+            return reductions.start(out, self.vl)
+        point = self.points[number]
+        state = reductions.start(out, point.lanes and point.lanes.width)
+        if out.op != "argmax":
+            return state
+        # in order, the first iteration's index stands until something greater comes
+        first = substitute_axes(out.index, {a: Aff() for a, _ in self.stage.axes})
+        return state[0], self.values(_Cell(number, 0, {}, point.lanes), self.spans).vector(first)
 
     # state: for each point, for each slot, for each reduction, its values
 
@@ -133,7 +157,7 @@ class _Stage:
             for i in range(extent):
                 state = self.iterate(depth + 1, {**env, axis: i}, spans, state, i % sets)
             return state
-        for first, stop in pieces(extent, self.nest.cuts.get(axis, ())):
+        for first, stop, _ in pieces(extent, self.nest.cuts.get(axis, ())):
             inside = {**spans, axis: range(first, stop)}
             whole = first + (stop - first) // sets * sets
             with loop_carry(self.b, first, whole, sets, state, axis) as (i, carried, result):
@@ -185,17 +209,15 @@ class _Stage:
             for r, out in enumerate(self.reduces):
                 e = values.decided(out.expr)
                 if not reductions.is_identity(out, e):
-                    states[r] = reductions.take(values, out, e, states[r])
+                    states[r] = reductions.take(values, out, e, states[r], self.row is None)
             self.pack(state, cell.point, cell.slot, states)
         for values, out, value in stored:
             self.store(values, out, value)
         return state
 
     def values(self, cell: _Cell, spans: Spans) -> Values:
-        point, s = self.points[cell.point], self.stages
-        env = {**point.env, **cell.env}
-        pointers = {**s.pointers, **point.pointers}
-        return Values(self.b, s.buffers, pointers, env, s.target, cell.lanes, self.temps[cell.point], spans)
+        point = self.points[cell.point]
+        return self.stages.values({**point.env, **cell.env}, cell.lanes, spans, point, self.temps[cell.point])
 
     def store(self, values: Values, out: Store, value: ir.Value) -> None:
         if not isinstance(out, ClippedStore):
@@ -217,9 +239,3 @@ class _Stage:
         clipped = copy.copy(values)
         clipped.lanes = replace(values.lanes, mask=mask)
         clipped.store(out.buffer, out.indices[0], value)
-
-
-def pieces(extent: int, cuts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The range 0 .. extent-1 between its cuts, as (first, stop)."""
-    ends = (0, *cuts, extent)
-    return pairwise(ends)
