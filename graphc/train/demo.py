@@ -3,7 +3,6 @@ images it has not seen. Enters: a folder. Leaves: weights, the executable and th
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shlex
@@ -16,6 +15,7 @@ import numpy as np
 
 from graphc import driver
 from graphc.frontend.arrays import write_pgm
+from graphc.frontend.networks import find
 from graphc.nn import CrossEntropyLoss, init
 from graphc.nn.optim import SGD
 
@@ -39,9 +39,9 @@ def demo(a: Namespace) -> int:
 
     init.seed(SEED)
     splits = digits(SEED)
-    entry = importlib.import_module("graphc.models").get(MODEL)
-    model = entry.make()
-    print(driver.summary(model, entry.input, name=MODEL))
+    network = find(MODEL)
+    model = network.model
+    print(driver.summary(model, network.shape, name=MODEL))
 
     print(f"\nTraining on {len(splits.train):,} handwritten digits, {EPOCHS} epochs, {threads} threads.", flush=True)
     history = fit(
@@ -63,7 +63,7 @@ def demo(a: Namespace) -> int:
     if share < GOAL:
         raise TrainingError(f"demo: expected a test accuracy of at least {100 * GOAL:.0f} %, got {100 * share:.2f} %")
 
-    driver.build(model, entry.input, program, preprocess=driver.Preprocess(scale=1 / 255), name=MODEL)
+    driver.build(model, network.shape, program, preprocess=driver.Preprocess(scale=1 / 255), name=MODEL)
     print(f"Built {program}: one static executable of {program.stat().st_size:,} bytes.")
 
     images = write_images(folder, splits.test)
