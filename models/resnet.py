@@ -63,8 +63,9 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Images Nx3x224x224 to scores Nx1000, from blocks of one kind, `depths[i]` of them in stage i."""
 
-    def __init__(self, block: type, depths: tuple[int, ...], classes: int = 1000, in_channels: int = 3):
+    def __init__(self, name: str, block: type, depths: tuple[int, ...], classes: int = 1000, in_channels: int = 3):
         super().__init__()
+        self.name = name
         self.conv1 = conv(in_channels, 64, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
@@ -95,9 +96,9 @@ def initialise(module: nn.Module) -> None:
 
 def resnet18(classes: int = 1000, in_channels: int = 3) -> ResNet:
     """11,689,512 parameters."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), classes, in_channels)
+    return ResNet("resnet18", BasicBlock, (2, 2, 2, 2), classes, in_channels)
 
 
 def resnet50(classes: int = 1000, in_channels: int = 3) -> ResNet:
     """25,557,032 parameters."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), classes, in_channels)
+    return ResNet("resnet50", Bottleneck, (3, 4, 6, 3), classes, in_channels)
