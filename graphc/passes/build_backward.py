@@ -17,7 +17,8 @@ from graphc.ops.shape import Constant
 def grad(f: Tensor, wrt: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Gradients of the scalar `f` (f32, shape ()) with respect to each f32 tensor in `wrt`, in their shapes; zeros for
     a tensor that f does not depend on. Raises GraphcError where f is not a scalar or an op has no gradient."""
-    wrt = [wrt] if isinstance(wrt, Tensor) else list(wrt)
+    wrt = [wrt] if isinstance(wrt, Tensor) or hasattr(wrt, "tensor") else wrt
+    wrt = [t.tensor() if hasattr(t, "tensor") else t for t in wrt]  # a parameter as its leaf
     if f.dtype != "f32" or f.shape:
         raise GraphcError(
             f"grad needs a scalar\n  expected f32[], got {f.type}\n  reduce it first, e.g. with .sum() or .mean()"

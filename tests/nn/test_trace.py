@@ -9,6 +9,7 @@ from graphc import nn
 from graphc.ir import GraphcError, verify
 from graphc.nn import functional as F
 from graphc.ops import graph_of, input
+from graphc.passes import grad
 
 
 def test_one_graph_serves_training():
@@ -71,6 +72,15 @@ def test_outside_of_a_trace_modules_compute_too():
     w = {i: (m.weight.data.astype(float), m.bias.data.astype(float)) for i, m in enumerate((first, second))}
     wanted = (2 * (array @ w[0][0].T + w[0][1])) @ w[1][0].T + w[1][1]
     np.testing.assert_allclose(reference.run(graph, [array])[0][0], wanted, rtol=1e-12)
+
+
+def test_gradients_of_parameters():
+    layer, x = nn.Linear(3, 1, bias=False), input((4, 3), "x")
+    loss = layer(x).sum()
+    (by_name,), (in_list,) = grad(loss, layer.weight), grad(loss, list(layer.parameters()))
+    array = sample(4, 3)
+    for g in (by_name, in_list):
+        np.testing.assert_allclose(reference.run(graph_of("gradient", [g]), [array])[0][0], array.sum(0)[None])
 
 
 def test_an_interrupted_trace_leaves_nothing_behind():
