@@ -130,7 +130,7 @@ def footer(figures: Figures) -> list[str]:
         m = t.training
         lines.append(
             f"Training: gradients {bytes_(m.gradients)} · optimizer state {bytes_(m.optimizer_state)} · "
-            f"saved activations {bytes_(m.saved_activations)} · {bytes_(m.total)} in all"
+            f"saved activations {bytes_(m.saved_activations)} · {bytes_(m.total)} in all (as planned)"
         )
     if figures.unused:
         lines.append(f"Read by no layer: {', '.join(figures.unused)}")
