@@ -6,9 +6,9 @@ python -m benchmarks.inference [--models lenet5 resnet18] [--threads 1 2] [--bat
 from __future__ import annotations
 
 import numpy as np
-from graphc.models import ZOO
 
 import graphc
+from graphc.models import ZOO
 from graphc.nn.trace import trace
 from graphc.passes import inference_mode
 

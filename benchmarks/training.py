@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from graphc.models import lenet5
 
 import graphc
 from graphc import nn
+from graphc.models import lenet5
 
 from .measure import arguments, cores, interleaved, ms, peer, pin, show, spread
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from graphc.backends import reference
 
 from graphc import nn
+from graphc.backends import reference
 from graphc.ir import NUMPY, Graph, verify
 from graphc.ops import input
 

@@ -34,7 +34,7 @@ BELOW = {
     "cli": {"", "ir", "train", "commands"},
     "models": {"ir", "nn"},
     "backends.reference": {"ir", "ops"},
-    "backends.llvm": {"ir", "ops", "schedule"},
+    "backends.llvm": {"", "ir", "ops", "schedule"},  # "": the version, which executables tell
     "backends.cuda": {"ir", "ops", "schedule"},
 }
 

@@ -4,6 +4,8 @@ import ctypes
 
 import numpy as np
 import pytest
+from llvmlite import ir
+
 from graphc.backends.llvm import jit, target
 from graphc.backends.llvm.emit import (
     F32,
@@ -30,8 +32,6 @@ from graphc.backends.llvm.emit import (
     store_,
     vec,
 )
-from llvmlite import ir
-
 from graphc.schedule.expr import Aff
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from graphc.backends.llvm import cpu_levels, executable, toolchain
 from graphc.backends.llvm.executable import BuildError, CpuObject, ExecutableParts, TensorInfo
 

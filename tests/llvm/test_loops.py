@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphc.backends.llvm import jit
-from graphc.backends.llvm.kernels.loops import emit_loops
-from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v4
 from llvmlite import ir
 from loop_samples import SAMPLES, beyond
 
+from graphc.backends.llvm import jit
+from graphc.backends.llvm.kernels.loops import emit_loops
+from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v4
 from graphc.schedule.kernels import Contraction, Reduce
 
 # float32 sums of up to a few thousand terms of size about 1, in another order than NumPy's

@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from llvmlite import ir
+
 from graphc.backends.llvm import jit, target
 from graphc.backends.llvm import math as vector_math
 from graphc.backends.llvm.emit import F32, I64, PTR, function, load_, loop, store_
-from llvmlite import ir
 
 # the greatest error in ulp over all float32 values, found by running every one of them once
 WORST = {"exp": 0.91, "log": 1.07, "tanh": 5.35, "erf": 5.70}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from graphc.backends.llvm import executable
 
 IMAGE, BYTES, WORDS, COLOUR, FLAT = range(5)  # the program inputs of the driver

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from llvmlite import ir
+
 from graphc.backends.llvm import jit, target
 from graphc.backends.llvm.emit import I64, PTR, function, loop, prefix_mask
 from graphc.backends.llvm.values import Lanes, Values
-from llvmlite import ir
-
 from graphc.schedule.expr import COMPARISONS, Aff, axis, binary, cast, const, guard, load, select, temp, unary
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Stage, Store

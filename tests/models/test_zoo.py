@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from evaluate import sample
-from graphc.backends import reference
-from graphc.models import ZOO, get, lenet5, mlp, resnet18, resnet50
 
 from graphc import nn
+from graphc.backends import reference
 from graphc.ir import GraphcError, parse, show, verify
+from graphc.models import ZOO, get, lenet5, mlp, resnet18, resnet50
 from graphc.ops import input
 from graphc.passes.inference_mode import inference_mode
 

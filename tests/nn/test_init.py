@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from graphc.models import lenet5, vgg16
 
 from graphc import nn
 from graphc.ir import GraphcError
+from graphc.models import lenet5, vgg16
 from graphc.nn import init
 
 SHAPE = (200, 50, 3, 3)  # fan_in 450, fan_out 1800, 90,000 numbers

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from evaluate import sample
-from graphc.backends.reference import ReferenceProgram
 
 from graphc import nn
+from graphc.backends.reference import ReferenceProgram
 from graphc.ir import GraphcError, verify
 from graphc.nn import optim
 from graphc.ops import input

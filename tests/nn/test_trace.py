@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from evaluate import graph_of_call, sample
-from graphc.backends import reference
 
 from graphc import nn
+from graphc.backends import reference
 from graphc.ir import GraphcError, verify
 from graphc.nn import functional as F
 from graphc.ops import graph_of, input

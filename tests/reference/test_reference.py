@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from graphc.backends.reference import ReferenceProgram, run
 
 import graphc.ops as ops
+from graphc.backends.reference import ReferenceProgram, run
 from graphc.ir import GraphcError, TensorType
 from graphc.passes import grad
 

@@ -2,9 +2,8 @@
 
 import time
 
-from graphc.models import lenet5
-
 from graphc import nn
+from graphc.models import lenet5
 
 
 def test_ten_filters_of_5x5_on_a_32x32_color_image(report):

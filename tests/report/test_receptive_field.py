@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from graphc.backends import reference
 
 from graphc import nn
+from graphc.backends import reference
 from graphc.ops import concat, input
 from graphc.report import receptive_fields
 

@@ -4,9 +4,9 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from graphc.models import lenet5
 
 from graphc import nn
+from graphc.models import lenet5
 from graphc.report import TrainingBytes
 from graphc.report.text import byte_column, scaled
 
