@@ -126,7 +126,7 @@ class _Emitter:
             vectors = tiles_along(tile.vectors, self.per_block) * self.per_block
             valid = [max(0, min(self.vl, exist - k * self.vl)) for k in range(vectors)]
         vectors = [_Vector(k // self.per_block, k % self.per_block * self.vl, n) for k, n in enumerate(valid)]
-        lanes = _LaneGroup(self, env, first, vectors, extents)
+        lanes = _LaneGroup(self, env, first, vectors, group.unroll, extents)
         if form.pad:
             with emit.if_(b, self.is_first(chunk)):
                 self.clear_padding(lanes)
@@ -176,7 +176,8 @@ class _Emitter:
         """Values of the point axes as values of the axes that offsets know."""
         out = dict(point)
         for name, split in self.form.whole.items():
-            out[split.outer], out[split.inner] = self.divided(out.pop(name), split.block)
+            if name in out:
+                out[split.outer], out[split.inner] = self.divided(out.pop(name), split.block)
         return out
 
     def along(self, extent: int, size: int, lo: Number, hi: Number) -> Iterator[tuple[Number, int]]:
@@ -191,41 +192,67 @@ class _Emitter:
 
     def tiles(self, tile: Tile, lo: Number, hi: Number) -> Iterator[_Points]:
         """The register tiles of pieces lo .. hi-1 of the points, inside the loops over them."""
-        b, names, extents = self.b, [a for a, _ in tile.points], [e for _, e in tile.points]
         if tile.gather:
-            for start, n in self.along(*tile.spans[0], lo, hi):
-                at = [dict(zip(names, self.decode(add(b, start, k), extents), strict=True)) for k in range(n)]
-                yield _Points([self.located(p) for p in at], None)
+            yield from self.gathered(tile, lo, hi)
             return
         with ExitStack() as loops:
-            env, ranges = {}, [(0, tiles_along(*s)) for s in tile.spans]
-            if tile.rest:
-                piece = loops.enter_context(loop(b, lo, hi, name="piece"))
+            env, first = {}, (lo, hi)
+            if tile.rest or tile.block:
+                piece, first = loops.enter_context(loop(self.b, lo, hi, name="piece")), (0, tile.fine // tile.coarse)
                 if tile.pieces(self.plan.chunks) != tile.coarse:
-                    piece, row = self.divided(piece, ranges[0][1])
-                    ranges[0] = row, add(b, row, 1)
+                    piece, row = self.divided(piece, first[1])
+                    first = row, add(self.b, row, 1)
                 at = self.decode(piece, [e for _, e in tile.rest])
-                env = dict(zip((a for a, _ in tile.rest), at, strict=True))
-            elif ranges:
-                ranges[0] = lo, hi
-            # one axis, or none, is a tile of one row, or of one point
-            spans = [(1, 1)] * (2 - len(ranges)) + list(tile.spans)
-            ranges = [(0, 1)] * (2 - len(ranges)) + ranges
-            axes = [None] * (2 - len(tile.axes)) + list(tile.axes)
-            stride = [self.form.x.coef(a) if a else 0 for a in axes]
-            for row, rows in self.along(*spans[0], *ranges[0]):
-                for col, cols in self.along(*spans[1], *ranges[1]):
-                    cells = [(i, j) for i in range(rows) for j in range(cols)]
-                    at = [{axes[0]: add(b, row, i), axes[1]: add(b, col, j)} for i, j in cells]
-                    envs = [self.located(env | {a: v for a, v in p.items() if a}) for p in at]
-                    yield _Points(envs, [stride[0] * i + stride[1] * j for i, j in cells])
+                env = self.located(dict(zip((a for a, _ in tile.rest), at, strict=True)))
+            yield from self.within_blocks(tile, env) if tile.block else self.grid(tile, env, first)
+
+    def gathered(self, tile: Tile, lo: Number, hi: Number) -> Iterator[_Points]:
+        """Tiles along the line of all points."""
+        names, extents = [a for a, _ in tile.points], [e for _, e in tile.points]
+        for start, n in self.along(*tile.spans[0], lo, hi):
+            at = [dict(zip(names, self.decode(add(self.b, start, k), extents), strict=True)) for k in range(n)]
+            yield _Points([self.located(p) for p in at], None)
+
+    def grid(self, tile: Tile, env: Env, first: tuple[Number, Number]) -> Iterator[_Points]:
+        """Tiles of one or two axes; `first`: which tiles of the outer one. No axis at all is a tile of one point."""
+        missing = 2 - len(tile.axes)
+        axes, spans = [None] * missing + list(tile.axes), [(1, 1)] * missing + list(tile.spans)
+        ranges = [(0, tiles_along(*s)) for s in spans]
+        ranges[min(missing, 1)] = first
+        strides = [self.form.x.coef(a) if a else 0 for a in axes]
+        for row, rows in self.along(*spans[0], *ranges[0]):
+            for col, cols in self.along(*spans[1], *ranges[1]):
+                cells = [(i, j) for i in range(rows) for j in range(cols)]
+                at = [{axes[0]: add(self.b, row, i), axes[1]: add(self.b, col, j)} for i, j in cells]
+                envs = [env | {a: v for a, v in cell.items() if a} for cell in at]
+                yield _Points(envs, [strides[0] * i + strides[1] * j for i, j in cells])
+
+    def within_blocks(self, tile: Tile, env: Env) -> Iterator[_Points]:
+        """Tiles along a split axis: those of the whole blocks, then those of the last one."""
+        (axis,), split = tile.axes, self.form.whole[tile.axes[0]]
+        last, stride = split.blocks - 1, self.form.x.coef(split.inner)
+        for first, stop, extent in ((0, last, split.block), (last, last + 1, split.valid(last))):
+            with loop(self.b, first, stop, name=axis) as outer:
+                for start, n in self.along(extent, tile.cols, 0, tiles_along(extent, tile.cols)):
+                    inner = [add(self.b, start, k) for k in range(n)]
+                    yield _Points(
+                        [env | {split.outer: outer, split.inner: i} for i in inner], [stride * k for k in range(n)]
+                    )
 
 
 class _LaneGroup:
     """One group of lanes of a unit: the sums of its register tiles, and their stores."""
 
-    def __init__(self, emitter: _Emitter, env: Env, first: Number, vectors: list[_Vector], extents: Mapping[str, int]):
-        self.b, self.form, self.plan = emitter.b, emitter.form, emitter.plan
+    def __init__(
+        self,
+        emitter: _Emitter,
+        env: Env,
+        first: Number,
+        vectors: list[_Vector],
+        unroll: int,
+        extents: Mapping[str, int],
+    ):
+        self.b, self.form, self.plan, self.unroll = emitter.b, emitter.form, emitter.plan, unroll
         self.buffers, self.pointers, self.target = emitter.buffers, emitter.pointers, emitter.target
         self.env, self.first, self.extents = env, first, extents
         self.vectors, self.active = vectors, [v for v in vectors if v.valid]
@@ -258,7 +285,7 @@ class _LaneGroup:
         axis, extent = form.red[level]
         lo, hi = limits.get(axis, (0, extent))
         if level == len(form.red) - 1:
-            many, even = self.plan.unroll, hi
+            many, even = self.unroll, hi
             if isinstance(hi, int):
                 even = lo + (hi - lo) // many * many
             elif extent % many or self.plan.pause[1] % many:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphc.schedule.kernels import Axis
@@ -31,6 +31,7 @@ FAR = 1.08  # and so cost this much more
 SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
+PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
 PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
 UNROLLED_FMAS = 48  # in the innermost loop; more overflow the cache of decoded instructions
 ALL_UNROLLED_FMAS = 192  # in all copies of it: for each size of tile, kind of group, and the last block of a sum
@@ -40,7 +41,8 @@ UNROLLED_TILE = 16  # accumulators; with more, LLVM mixes the loads of two steps
 @dataclass(frozen=True)
 class Tile:
     """`rows` x `cols` points times `vectors`. `axes` are the tiled axes, innermost last: one (rows = 1), or two; or,
-    with `gather`, all points in one flat line, each with its own pointer. `points`: the point axes."""
+    with `gather`, all points in one flat line, each with its own pointer. `points`: the point axes. `block`: a single
+    tiled axis is cut at multiples of it, so that a tile lies within one block of channels."""
 
     vectors: int
     rows: int
@@ -48,6 +50,7 @@ class Tile:
     axes: tuple[str, ...]
     points: tuple[Axis, ...]
     gather: bool = False
+    block: int | None = None
 
     @cached_property
     def rest(self) -> tuple[Axis, ...]:
@@ -64,6 +67,19 @@ class Tile:
             (sizes[a], s) for a, s in zip(self.axes, (self.rows, self.cols)[2 - len(self.axes) :], strict=True)
         )
 
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(points of a tile, how many such tiles); entries of one size have code of their own all the same."""
+        if self.block:
+            ((extent, size),) = self.spans
+            whole, left = divmod(extent, self.block)
+            parts = [(s, n * whole) for s, n in equalised(self.block, size)] if whole else []
+            return tuple(parts) + (equalised(left, size) if left else ())
+        out: list[tuple[int, int]] = [(1, 1)]
+        for span in self.spans:
+            out = [(size * s, count * n) for size, count in out for s, n in equalised(*span)]
+        return tuple(out)
+
     @property
     def coarse(self) -> int:
         """Iterations of the loops outside the tiled axes."""
@@ -72,7 +88,7 @@ class Tile:
     @property
     def fine(self) -> int:
         """The same times the tiles along the outermost tiled axis: into how many pieces the points can be cut."""
-        return self.coarse * (tiles_along(*self.spans[0]) if self.spans else 1)
+        return self.coarse * (tiles_along(*self.spans[0]) if self.spans and not self.block else 1)
 
     def pieces(self, chunks: int) -> int:
         """The pieces that `chunks` chunks are made of: coarse ones where there are enough."""
@@ -81,21 +97,13 @@ class Tile:
     @property
     def count(self) -> int:
         """Tiles in all."""
-        return self.coarse * math.prod(tiles_along(*s) for s in self.spans)
-
-    @property
-    def kinds(self) -> int:
-        """Sizes of tile, each of which has code of its own."""
-        return math.prod(len(equalised(*s)) for s in self.spans)
+        return self.coarse * sum(n for _, n in self.sizes)
 
     def cycles(self, form: Form, target: Target) -> float:
         """Estimated cycles for all points."""
-        sizes = [(1, 1)]
-        for span in self.spans:
-            sizes = [(size * s, count * n) for size, count in sizes for s, n in equalised(*span)]
         lines = self.lines(form) / (self.rows * self.cols)
-        total = sum(n * _cycles(size, self.vectors, lines * size, form, target, self.gather) for size, n in sizes)
-        far = self.axes and self.cols > 1 and abs(form.x.coef(self.axes[-1])) * 4 > PAGE
+        total = sum(n * _cycles(size, self.vectors, lines * size, form, target, self.gather) for size, n in self.sizes)
+        far = self.axes and self.cols > 1 and abs(form.x.coef(form.inner(self.axes[-1]))) * 4 > PAGE
         return total * self.coarse * (GATHERED if self.gather else 1) * (FAR if far else 1)
 
     def lines(self, form: Form) -> float:
@@ -104,7 +112,7 @@ class Tile:
         for a, n in reversed(self.points) if self.gather else ():
             reach[form.inner(a)], left = min(left, n), tiles_along(left, n)
         if not self.gather:
-            reach = dict(zip(self.axes, (self.rows, self.cols)[2 - len(self.axes) :], strict=True))
+            reach = dict(zip(map(form.inner, self.axes), (self.rows, self.cols)[2 - len(self.axes) :], strict=True))
         step = abs(form.x.coef(form.red[-1][0])) if form.red else LINE
         return touched(form.x, reach) / LINE / max(1.0, LINE / max(step, 1))
 
@@ -123,17 +131,22 @@ def equalised(extent: int, size: int) -> tuple[tuple[int, int], ...]:
 
 def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target, gather: bool) -> float:
     step = max(points * vectors / PORTS, (points + vectors) / PORTS, FMA_LATENCY)
-    stream = (vectors * target.vector_bytes + lines * LINE * 4) / L2_BYTES_PER_CYCLE
+    stream = _stream(vectors, lines, target)
     # start of a tile: addresses, clearing; its end: about three operations for each accumulator
     overhead = 16 + 1.5 * points * vectors + (5 * points if gather else 0)
     return form.steps * (max(step, stream) + 0.1 * stream) + overhead
 
 
-def fits(points: int, vectors: int, target: Target) -> bool:
-    """Whether accumulators, the held operand (the shorter side) and one streamed value fit into the registers. One
-    register stays free where there are 32: LLVM needs it to order the loads of an unrolled step."""
+def _stream(vectors: int, lines: float, target: Target) -> float:
+    """Cycles to bring one step's weights and new lines of x from the second-level cache."""
+    return (vectors * target.vector_bytes + lines * LINE * 4) / L2_BYTES_PER_CYCLE
+
+
+def fits(points: int, vectors: int, target: Target, spare: int = 0) -> bool:
+    """Whether accumulators, the held operand (the shorter side) and one streamed value fit into the registers, and
+    leave `spare`. Where there are 32, one stays free: LLVM needs it to order the loads."""
     registers = target.vector_registers - (target.vector_registers > 16)
-    return points * vectors + min(points, vectors) + 1 <= registers
+    return points * vectors + min(points, vectors) + 1 + spare <= registers
 
 
 def _candidates(form: Form, vectors: int, target: Target) -> Iterator[Tile]:
@@ -144,6 +157,9 @@ def _candidates(form: Form, vectors: int, target: Target) -> Iterator[Tile]:
         yield Tile(vectors, 1, 1, (), ())
     for axis, extent in reversed(points):
         if (stride := form.x_stride(axis)) is None:
+            block = form.whole[axis].block
+            for cols in range(1, min(most, block) + 1):
+                yield Tile(vectors, 1, cols, (axis,), points, block=block)
             continue
         limit = min(extent, most if stride * 4 % SET_STRIDE else min(most, ROWS_PER_SET))
         for cols in range(1, limit + 1):
@@ -160,24 +176,24 @@ def _candidates(form: Form, vectors: int, target: Target) -> Iterator[Tile]:
 
 @dataclass(frozen=True)
 class Group:
-    """`count` groups of lanes, each of `tile.vectors` vectors."""
+    """`count` groups of lanes, each of `tile.vectors` vectors; `unroll` steps in an iteration of the innermost loop."""
 
     count: int
     tile: Tile
+    unroll: int = 1
 
 
 @dataclass(frozen=True)
 class Plan:
     """One kind of lane group, or main groups and a last one; `chunks` of points; the order of the units:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points go
-    by. `pause`: (position in `red`, length) of the pieces of the sum between which accumulators rest in the output.
-    `unroll`: steps in one iteration of the innermost loop."""
+    by. `pause`: (position in `red`, length) of the pieces of the sum between which accumulators rest in the
+    output."""
 
     groups: tuple[Group, ...]
     chunks: int
     points_first: bool
     pause: tuple[int, int] | None
-    unroll: int
     units: int
 
 
@@ -201,7 +217,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
     points_first = not pause and buffers[form.w_buffer].bytes <= target.l2_bytes // 2 < buffers[form.x_buffer].bytes
     if points_first:
         chunks = min(most, -(-UNITS // batch))
-    return Plan(groups, chunks, points_first, pause, _unroll(form, groups), outer * chunks)
+    return Plan(groups, chunks, points_first, pause, outer * chunks)
 
 
 def _groups(form: Form, target: Target) -> tuple[Group, ...]:
@@ -229,30 +245,38 @@ def _groups(form: Form, target: Target) -> tuple[Group, ...]:
             parts = [(n, *tile(k)) for n, k in ((main, size), (1, last)) if n and k]
             cost = sum(n * c for n, c, _ in parts) * (SECOND_KIND if len(parts) > 1 else 1)
             plans.append((cost, len(plans), tuple(Group(n, t) for n, _, t in parts)))
-    return min(plans)[2]
+    groups = min(plans)[2]
+    copies = sum(len(g.tile.sizes) for g in groups) * 2 ** len(form.partial)
+    return tuple(replace(g, unroll=_unroll(form, g.tile, copies, target)) for g in groups)
 
 
-def _unroll(form: Form, groups: tuple[Group, ...]) -> int:
-    """Steps in one iteration of the innermost loop, such that no two of them read the same element of x for different
-    points: LLVM would keep every such element in a register, across the whole block, and spill the accumulators."""
-    if not form.red:
+def _unroll(form: Form, tile: Tile, copies: int, target: Target) -> int:
+    """Steps in one iteration of the innermost loop, of which there are `copies`.
+
+    No two of them may read the same element of x for different points: LLVM would keep every such element in a
+    register, across the whole block, and spill the accumulators. It also spills where the tile fills all registers.
+    """
+    size = tile.rows * tile.cols
+    if not form.red or size * tile.vectors > UNROLLED_TILE or not fits(size, tile.vectors, target, spare=1):
         return 1
     axis, extent = form.red[-1]
-    step, widest = abs(form.x.coef(axis)), max(max(g.tile.rows, g.tile.cols) for g in groups)
-    tiled = {a for g in groups for a in (dict(form.points) if g.tile.gather else g.tile.axes)}
-    reached = {abs(form.x.coef(form.inner(a))) * d for a in tiled for d in range(1, min(widest, dict(form.points)[a]))}
-    most = max(g.tile.rows * g.tile.cols * g.tile.vectors for g in groups)
-    copies = sum(g.tile.kinds for g in groups) * 2 ** len(form.partial)
-    limit = min(UNROLLED_FMAS, ALL_UNROLLED_FMAS // copies) if most <= UNROLLED_TILE else 0
-    fitting = [n for n in (4, 3, 2) if n <= extent and n * most <= limit]
+    step, widest = abs(form.x.coef(axis)), max(tile.rows, tile.cols)
+    tiled = [(a, n) for a, n in form.points if tile.gather or a in tile.axes]
+    reached = {abs(form.x.coef(form.inner(a))) * d for a, n in tiled for d in range(1, min(widest, n))}
+    limit = min(UNROLLED_FMAS, ALL_UNROLLED_FMAS // copies)
+    fitting = [n for n in (4, 3, 2) if n <= extent and n * size * tile.vectors <= limit]
     fitting = [n for n in fitting if not any(step * k in reached for k in range(1, n))]
     return min(fitting, key=lambda n: extent % n, default=1)
 
 
 def _pause(form: Form, tile: Tile, chunks: int, near: tuple[Axis, ...], target: Target) -> tuple[int, int] | None:
-    """Where to cut the sum so that a piece of both operands stays in the second-level cache while all tiles of a unit
-    go by; None where nothing is gained: few tiles, or operands that it holds as they are."""
+    """Where to cut the sum so that a piece of both operands stays in the first-level cache (the second, where such
+    pieces are too short) while all tiles of a unit go by. None where nothing is gained: few tiles, operands that the
+    second level holds as they are, or that come in slowly enough."""
     if tile.count <= 2 * chunks:
+        return None
+    new_bytes = _stream(tile.vectors, tile.lines(form), target) * L2_BYTES_PER_CYCLE
+    if new_bytes < PAUSE_BYTES * tile.vectors * max(n for n, _ in tile.sizes):
         return None
     blocks = tiles_along(tile.vectors * target.vl, form.block)
     points: dict[str, int] = {}
@@ -265,13 +289,13 @@ def _pause(form: Form, tile: Tile, chunks: int, near: tuple[Axis, ...], target: 
         lanes = {form.lanes: form.block} | ({form.partner: blocks} if form.partner else {})
         return 4 * (touched(form.x, inner | points) + touched(form.w, inner | lanes))
 
-    budget = target.l2_bytes // 2
-    if footprint(0, form.red[0][1]) <= budget:
+    if footprint(0, form.red[0][1]) <= target.l2_bytes // 2:
         return None
-    for position, (_, extent) in enumerate(form.red):
-        inside = math.prod(e for _, e in form.red[position + 1 :])
-        least = min(extent, max(1, tiles_along(PAUSE_STEPS, inside)))
-        fitting = [n for n in range(least, extent + 1) if footprint(position, n) <= budget]
-        if fitting:
-            return position, equalised(extent, fitting[-1])[0][0]
+    for budget in (target.l1_bytes * 3 // 4, target.l2_bytes // 2):
+        for position, (_, extent) in enumerate(form.red):
+            inside = math.prod(e for _, e in form.red[position + 1 :])
+            least = min(extent, max(1, tiles_along(PAUSE_STEPS, inside)))
+            fitting = [n for n in range(least, extent + 1) if footprint(position, n) <= budget]
+            if fitting:
+                return position, equalised(extent, fitting[-1])[0][0]
     return None
