@@ -27,13 +27,13 @@ from graphc.nn.functional import (
 from graphc.nn.init import seed
 from graphc.ops import Tensor, constant, input
 from graphc.passes import grad
-
-__version__ = "0.1.0"
+from graphc.version import __version__
 
 __all__ = [
     "GraphcError",
     "Preprocess",
     "Tensor",
+    "__version__",
     "abs",
     "build",
     "compile",

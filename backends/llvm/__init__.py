@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 
-from graphc import __version__
 from graphc.ir import Graph, GraphcError
 from graphc.schedule import Schedule
 from graphc.schedule.image import state_image, weight_image
+from graphc.version import __version__
 
 from . import executable, jit, target
 from .assemble import assemble

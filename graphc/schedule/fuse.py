@@ -24,6 +24,7 @@ from .kernels import (
     Store,
     extents,
     reads,
+    stores,
     writes,
 )
 
@@ -49,6 +50,7 @@ class Fusion:
     def __init__(self, schedule: Schedule):
         self.schedule, self.buffers = schedule, schedule.buffers
         self.kernels: dict[int, Kernel] = dict(enumerate(schedule.kernels))
+        self.position = {k: k for k in self.kernels}  # of the earliest kernel that went into it, in the given order
         self.aliased = set(schedule.aliases) | set(schedule.aliases.values())
         self.dag = dependences(schedule)
         self.readers: dict[str, set[int]] = {b: set() for b in self.buffers}
@@ -68,6 +70,12 @@ class Fusion:
                 table[name].discard(k)
         del self.kernels[k]
 
+    def in_place(self, kernel: Kernel) -> bool:
+        """Whether what the kernel changes for good (weights, state) is read at the very element it writes, so that no
+        point of its parallel axes sees what another has changed."""
+        changed = {s.buffer: s.indices for s in stores(kernel) if self.buffers[s.buffer].place != "arena"}
+        return all(e.attr[1] == changed.get(e.attr[0], e.attr[1]) for e in kernel.loads)
+
     def temporary(self, name: str) -> bool:
         """A buffer nobody outside the kernels sees, written by one kernel, and known under one name."""
         b = self.buffers[name]
@@ -75,7 +83,7 @@ class Fusion:
 
     def sweep(self, rule: Callable[[Fusion, str], bool]) -> bool:
         """Try a rule on every buffer in order; whether it applied anywhere."""
-        return any([rule(self, name) for name in list(self.buffers) if self.writers.get(name)])
+        return any([rule(self, name) for name in list(self.buffers)])
 
     def convex(self, first: int, second: int) -> bool:
         """No path from one to the other through a third kernel."""
@@ -100,7 +108,8 @@ class Fusion:
         return not any(nx.has_path(self.dag, w, second) for w in self.overwriters(first))
 
     def merge(self, producer: int, consumer: int, merged: Kernel) -> None:
-        """Put `merged` in the consumer's place; the producer goes."""
+        """The consumer becomes `merged`; the producer goes."""
+        self.position[consumer] = min(self.position[producer], self.position[consumer])
         for before in list(self.dag.predecessors(producer)):
             if before != consumer:
                 self.dag.add_edge(before, consumer)
@@ -129,7 +138,7 @@ class Fusion:
         return self.temporary(name) and self.readers[name] <= set(but)
 
     def result(self) -> Schedule:
-        order = nx.lexicographical_topological_sort(self.dag, key=lambda k: k)
+        order = nx.lexicographical_topological_sort(self.dag, key=lambda k: (self.position[k], k))
         kernels = tuple(self.kernels[k] for k in order)
         used = {b for k in kernels for b in (*reads(k), *writes(k))}
         used |= {self.schedule.root(b) for b in used} | {*self.schedule.inputs, *self.schedule.outputs}
@@ -305,7 +314,10 @@ def stack(f: Fusion, name: str) -> bool:
             continue
         outs = mapped(consumer.stages[0], value).outs
         keep = tuple(o for o in mine if not f.dropped(o.buffer, (p, c)))
-        f.merge(p, c, replace(consumer, stages=(Stage((), keep + outs),)))
+        merged = replace(consumer, stages=(Stage((), keep + outs),))
+        if not f.in_place(merged):
+            continue
+        f.merge(p, c, merged)
         p, applied = c, True
         store = store_of(f.kernels[c], name)
         if store is None:
@@ -337,7 +349,10 @@ def into_epilogue(f: Fusion, name: str) -> bool:
         return False
     outs = mapped(Stage((), outs), value).outs
     others = tuple(o for o in producer.stores if o.buffer != name)
-    f.merge(p, c, replace(producer, stores=others + outs))
+    merged = replace(producer, stores=others + outs)
+    if not f.in_place(merged):
+        return False
+    f.merge(p, c, merged)
     return True
 
 
@@ -391,12 +406,15 @@ def inline(f: Fusion, name: str, wanted: Callable[[Loops, list[Kernel], bool], b
     def filled(consumer: Loops) -> Loops:
         return replace(consumer, stages=tuple(mapped(s, replacing(name, value)) for s in consumer.stages))
 
+    new = {c: filled(f.kernels[c]) for c in readers}
+    if not all(map(f.in_place, new.values())):
+        return False
     for c in readers[:-1]:
-        f.change(c, filled(f.kernels[c]))
+        f.change(c, new[c])
         f.dag.add_edges_from((before, c) for before in list(f.dag.predecessors(p)))
         f.dag.add_edges_from((c, after) for after in f.overwriters(p))
         f.dag.remove_edge(p, c)
-    f.merge(p, readers[-1], filled(f.kernels[readers[-1]]))
+    f.merge(p, readers[-1], new[readers[-1]])
     return True
 
 
@@ -453,8 +471,8 @@ def one_row(f: Fusion, name: str, p: int, c: int) -> Loops | None:
     first = list(producer.stages)
     if scalar is not None and f.dropped(name, (p, c)):
         first = [Stage(s.axes, tuple(o for o in s.outs if o is not store)) for s in first]
-    merged = tuple(s for s in (*first, *stages) if s.outs)
-    return replace(producer, stages=merged)
+    merged = replace(producer, stages=tuple(s for s in (*first, *stages) if s.outs))
+    return merged if f.in_place(merged) else None
 
 
 def moved(outs: tuple[Reduce | Store, ...], axes: dict[str, Aff]) -> tuple[Reduce | Store, ...]:
@@ -521,13 +539,16 @@ def side_by_side(f: Fusion, a: int, b: int) -> Loops | None:
     )
     nests = zip((other.par, *(s.axes for s in other.stages)), (first.par, *(s.axes for s in first.stages)), strict=True)
     axes = {x: Aff.of(y) for theirs, ours in nests for (x, _), (y, _) in zip(theirs, ours, strict=True)}
-    if not {e.attr for e in first.loads} & {substitute_axes(e, axes).attr for e in other.loads}:
-        return None
+    shared = {e.attr for e in first.loads} & {substitute_axes(e, axes).attr for e in other.loads}
+    points = max(math.prod(n for _, n in (*first.par, *s.axes)) for s in first.stages)
+    if not any(2 * math.prod(f.buffers[name].shape) > points for name, _ in shared):
+        return None  # nothing large is read once instead of twice
     stages = [
         Stage(mine.axes, mine.outs + moved(mapped(theirs, lambda e: substitute_axes(e, axes)).outs, axes))
         for mine, theirs in zip(first.stages, other.stages, strict=True)
     ]
-    return replace(first, stages=tuple(stages))
+    merged = replace(first, stages=tuple(stages))
+    return merged if f.in_place(merged) else None
 
 
 RULES = (

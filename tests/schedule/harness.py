@@ -13,7 +13,9 @@ def run_schedule(schedule, *inputs, real=np.float32):
     """Outputs, and the state after the run by the user's names. f32 is held in `real`."""
     scale = np.dtype(real).itemsize // 4
     kind = lambda b: np.dtype(real if b.dtype == "f32" else NUMPY[b.dtype])  # noqa: E731
-    arena = np.frombuffer(np.full(scale * schedule.arena_bytes // 4 + 16, np.nan, np.float32).tobytes(), np.uint8).copy()
+    arena = np.frombuffer(
+        np.full(scale * schedule.arena_bytes // 4 + 16, np.nan, np.float32).tobytes(), np.uint8
+    ).copy()
     arrays = {}
     for name, b in schedule.buffers.items():
         if b.place == "arena":

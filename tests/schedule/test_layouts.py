@@ -1,0 +1,129 @@
+"""Layout assignment: blocks for contractions, packed weights, halos where they are read, and no copy without need."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import graphc
+from graphc import nn
+from graphc.schedule import make_schedule
+from graphc.schedule.assign_layouts import BLOCK, blockable, border_kernel
+from graphc.schedule.expr import Aff
+from graphc.schedule.interpret import run_kernel
+from graphc.schedule.kernels import Loops
+from graphc.schedule.layout import Buffer, Layout
+from graphc.schedule.normal import flatten, flatten_contraction
+
+from .networks import inference, training
+
+
+def layouts(schedule) -> dict[str, str]:
+    return {name: str(b.layout) for name, b in schedule.buffers.items()}
+
+
+def copies(schedule) -> list[str]:
+    return [k.name for k in schedule.kernels if k.name.endswith(".pack")]
+
+
+def test_no_copy_stands_between_convolutions():
+    model = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 48, 3, padding=1))
+    schedule = make_schedule(inference(model, (1, 16, 8, 8)))
+    inside = [str(b.layout) for b in schedule.buffers.values() if b.place == "arena" and not b.name.startswith("input")]
+    assert all(text.startswith("NCHW16c") for text in inside)
+    assert copies(schedule) == ["0.conv2d.pack"]  # the caller's array has no halo
+
+
+def test_first_layer_reads_the_image_as_it_is():
+    schedule = make_schedule(inference(nn.Conv2d(3, 8, 3), (1, 3, 8, 8)))
+    assert copies(schedule) == []
+    assert layouts(schedule)["weight"] == "NCHW16n"
+
+
+def test_weights_are_packed_for_their_contraction():
+    schedule = make_schedule(
+        inference(nn.Sequential(nn.Conv2d(32, 20, 3), nn.Flatten(), nn.Linear(20, 7)), (2, 32, 3, 3))
+    )
+    assert layouts(schedule)["0.weight"] == "NCHW16c16n"
+    assert layouts(schedule)["2.weight"] == "NC16n"
+
+
+def test_gradients_and_moments_follow_their_weight():
+    schedule = make_schedule(
+        training(nn.Sequential(nn.Conv2d(16, 20, 3), nn.Flatten(), nn.Linear(20, 7)), (2, 16, 3, 3))
+    )
+    found = layouts(schedule)
+    for name in ("0.weight", "2.weight"):
+        assert found[f"optimizer.{name}.momentum"] == found[name]
+    assert found["0.conv2d_weight_grad"] == found["0.weight"]
+
+
+def test_halo_is_what_the_widest_reader_needs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before = nn.Conv2d(16, 16, 1)
+            self.narrow, self.wide = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 5, padding=2)
+
+        def forward(self, x):
+            x = self.before(x)
+            return self.narrow(x) + self.wide(x)
+
+    schedule = make_schedule(inference(Two(), (1, 16, 8, 8)))
+    assert layouts(schedule)["before.add"] == "NCHW16c halo(H:2,2,W:2,2)"
+
+
+def test_strided_window_that_ends_early_needs_less_halo_behind():
+    model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, stride=2, padding=1))
+    schedule = make_schedule(inference(model, (1, 16, 8, 8)))
+    assert "halo(H:1,0,W:1,0)" in layouts(schedule)["0.add"]
+
+
+def test_halo_kernels_write_every_halo_element_and_nothing_else():
+    layout = Layout.blocked(4, BLOCK).with_halo({2: (2, 1), 3: (0, 3)})
+    b = Buffer("b", (2, 20, 3, 1), "f32", layout)
+    array = np.full(b.elements, np.nan, np.float32)
+    run_kernel(flatten(border_kernel(b, ""), {"b": b}), {"b": b}, {"b": array})
+    expected = np.zeros(b.pshape, np.float32)
+    expected[:, :, 2:5, 0:1] = np.nan  # the inside, all lanes
+    np.testing.assert_array_equal(array.reshape(b.pshape), expected)
+
+
+def test_results_that_the_caller_holds_are_plain():
+    schedule = make_schedule(inference(nn.Conv2d(16, 20, 3), (1, 16, 8, 8)))
+    assert layouts(schedule)[schedule.outputs[0]] == "NCHW"
+
+
+@pytest.mark.parametrize(
+    ("index", "sizes", "fits"),
+    [
+        (Aff.of("c"), {"c": 40}, True),
+        (Aff.of("c") + 32, {"c": 40}, True),
+        (Aff.of("c") + 8, {"c": 40}, False),
+        (Aff.of("c") + 8, {"c": 8}, True),
+        (Aff.of("g") * 32 + Aff.of("c"), {"g": 2, "c": 32}, True),
+        (Aff.of("g") * 20 + Aff.of("c"), {"g": 2, "c": 20}, False),
+        (Aff.of("c") * 2, {"c": 40}, False),
+    ],
+)
+def test_which_indices_split_into_blocks(index, sizes, fits):
+    assert blockable(index, sizes) is fits
+
+
+def test_packing_is_a_bijection_on_the_logical_array():
+    rng = np.random.default_rng(1)
+    for layout in (Layout.blocked(4, 16).with_halo({2: (1, 2)}), Layout.blocked(4, 8, (1, 0)), Layout.plain(4)):
+        b = Buffer("b", (3, 20, 5, 2), "f32", layout)
+        x = rng.standard_normal(b.shape).astype(np.float32)
+        assert (b.unpack(b.pack(x)) == x).all()
+        assert b.pack(x).shape == b.pshape
+        assert np.count_nonzero(b.pack(x)) == np.count_nonzero(x)
+
+
+def test_every_kernel_of_a_training_step_flattens():
+    model = nn.Sequential(
+        nn.Conv2d(3, 20, 3, padding=1), nn.BatchNorm2d(20), nn.ReLU(), nn.Flatten(), nn.Linear(320, 5)
+    )
+    schedule = make_schedule(training(model, (2, 3, 4, 4), graphc.optim.Adam()))
+    for kernel in schedule.kernels:
+        (flatten if isinstance(kernel, Loops) else flatten_contraction)(kernel, schedule.buffers)
