@@ -29,6 +29,7 @@ from .emit import (
     PTR,
     SIZE,
     Number,
+    add,
     affine,
     const,
     i64,
@@ -65,7 +66,8 @@ class Values:
     `pointers` are the buffers' first elements; `env` says where each axis stands (an int where known, else i64);
     `temps` holds reductions' results and `acc`. `extents` of the axes (or the range that one stays in), where given,
     let guards and loads be decided without a test. Results are kept for each node, so make a new object when the
-    builder moves to another block; `known` holds results that are there already.
+    builder moves to another block; `known` holds results that are there already. Evaluators may share `offsets`, the
+    index arithmetic done so far.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class Values:
         temps: Mapping[str, ir.Value] | None = None,
         extents: Mapping[str, int | range] | None = None,
         known: Mapping[E, ir.Value] | None = None,
+        offsets: dict[tuple, Number] | None = None,
     ):
         self.b, self.buffers, self.pointers, self.env, self.target = b, buffers, pointers, env, target
         self.lanes, self.temps, self.extents = lanes, temps or {}, extents or {}
         self._memo: ChainMap[E, ir.Value] = ChainMap(dict(known or {}))
+        self._sums = {} if offsets is None else offsets
         # what the guards around the present expression demand: of all lanes together, and of each lane
         self._uniform: ir.Value | None = None
         self._lanewise: ir.Value | None = None
@@ -128,7 +132,7 @@ class Values:
         return self.temps[e.attr]
 
     def _axis(self, e: E) -> ir.Value:
-        return self._lane_values(e.attr) if self._stride(e.attr) else self._cut(affine(self.b, e.attr, self.env))
+        return self._lane_values(e.attr) if self._stride(e.attr) else self._cut(self._affine(e.attr))
 
     def _load(self, e: E) -> ir.Value:
         name, (index,) = e.attr
@@ -186,7 +190,7 @@ class Values:
         if self._stride(aff):
             x = self._lane_values(aff)
         else:
-            x = self._cut(affine(self.b, aff, self.env))
+            x = self._cut(self._affine(aff))
         if least >= lo:
             return self.b.icmp_signed("<", x, const(x.type, hi))
         if most < hi:
@@ -216,6 +220,22 @@ class Values:
 
     # indices
 
+    def _affine(self, aff: Aff) -> Number:
+        """The value of `aff`. Loads that differ by a constant share all else, which halves what LLVM has to read."""
+        constant, moving = aff.const, []
+        for axis, coef in aff.terms:
+            at = self.env[axis]
+            if isinstance(at, int):
+                constant += coef * at
+            else:
+                moving.append((axis, coef))
+        if not moving:
+            return constant
+        key = (self.b.block, *((coef, id(self.env[axis])) for axis, coef in moving))
+        if key not in self._sums:
+            self._sums[key] = affine(self.b, Aff(0, tuple(moving)), self.env)
+        return add(self.b, self._sums[key], constant)
+
     def _stride(self, index: Aff | E) -> int | None:
         """By how much `index` grows from lane to lane; None where that is not one constant."""
         if self.lanes is None:
@@ -236,20 +256,20 @@ class Values:
     def _first(self, index: Aff | E) -> Number:
         """The index in the first lane, as an offset."""
         if isinstance(index, Aff):
-            return affine(self.b, index, self.env)
+            return self._affine(index)
         return self.b.sext(self._first_lane(index), I64)
 
     def _first_lane(self, e: E) -> ir.Value:
         """An i32 index expression of constant stride, in the first lane."""
         if e.op == "axis":
-            return self._cut(affine(self.b, e.attr, self.env))
+            return self._cut(self._affine(e.attr))
         if e.op in ("add", "sub", "mul"):
             return TABLES["i32"][e.op](self.b, *(self._first_lane(a) for a in e.args))
         return self.value(e)
 
     def _lane_values(self, aff: Aff) -> ir.Value:
         """`aff` in each lane, <width x i32>."""
-        stride, first = self._stride(aff), affine(self.b, aff, self.env)
+        stride, first = self._stride(aff), self._affine(aff)
         width = self.lanes.width
         if isinstance(first, int):
             return const(vec(I32, width), [first + stride * k for k in range(width)])

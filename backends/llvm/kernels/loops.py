@@ -176,8 +176,9 @@ class _Emitter:
                 envs = [{**env, name: add(self.b, i, c)} for c in range(self.copies)]
                 self.lanes(envs, spans, 0, self.sizes[self.vector])
             begin = whole
-        with loop(self.b, begin, end, 1, name) as i:
-            self.descend(k + 1, {**env, name: i}, spans, None, cut)
+        if not _empty(begin, end):
+            with loop(self.b, begin, end, 1, name) as i:
+                self.descend(k + 1, {**env, name: i}, spans, None, cut)
 
     def _clip(self, x: Number, limit: int, sign: str) -> ir.Value:
         """max(x, limit) for "<", min for ">"."""
@@ -211,8 +212,9 @@ class _Emitter:
         extent = self.sizes[name]
         rest, fixed = extent % step, isinstance(stop, int)
         whole = extent - rest if fixed else self._clip(stop, extent - rest, ">")
-        with loop(self.b, first, whole, step, name) as i:
-            body(i, step)
+        if not _empty(first, whole):
+            with loop(self.b, first, whole, step, name) as i:
+                body(i, step)
         if rest:
             # only the unit that ends with the axis has a rest, at a place that is known
             last = True if fixed else self.b.icmp_signed("==", stop, emit.const(I64, extent))
@@ -274,6 +276,11 @@ class _Emitter:
             self.scratch.append({s.name: stack(self.b, MEMORY[s.dtype], s.elements) for s in self.nest.kernel.scratch})
         made = [Point(env, lane, rows) for env, lane, rows in zip(envs, lanes, self.scratch, strict=False)]
         self.stages.run(made, spans)
+
+
+def _empty(first: Number, stop: Number) -> bool:
+    """Whether a range surely holds nothing, so that its body need not be emitted to be thrown away."""
+    return isinstance(stop, int) and (stop == 0 or (isinstance(first, int) and first >= stop))
 
 
 def _iterations(stage: Stage) -> int:

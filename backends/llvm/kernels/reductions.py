@@ -49,6 +49,8 @@ def take(values: Values, out: Reduce, e: E, state: State, in_order: bool) -> Sta
         value, index = values.vector(e), values.vector(out.index)
         wins = _greater(b, out.expr.dtype == "f32", state[0], value)
         new = b.select(wins, value, state[0]), b.select(wins, index, state[1])
+    elif out.op in ("max", "min") and isinstance(state[0], ir.Constant):
+        new = (values.vector(e),)  # the first value
     else:
         value = values.vector(e)
         new = meet(b, out, state, (value,) if out.index is None else (value, values.vector(out.index)))

@@ -61,6 +61,7 @@ class Stages:
     buffers: Mapping[str, Buffer]
     pointers: Mapping[str, ir.Value]
     target: Target
+    offsets: dict[tuple, Number] = field(default_factory=dict)
 
     def run(self, points: Sequence[Point], spans: Spans) -> None:
         """All stages, in order, at `points`. `spans`: in which range each axis that is no int stands."""
@@ -79,7 +80,7 @@ class Stages:
         """An evaluator of expressions at `env`, with what belongs to `point`."""
         pointers, known = (point.pointers, point.known) if point else ({}, {})
         pointers = {**self.pointers, **pointers}
-        return Values(self.b, self.buffers, pointers, env, self.target, lanes, temps, spans, known)
+        return Values(self.b, self.buffers, pointers, env, self.target, lanes, temps, spans, known, self.offsets)
 
 
 class _Stage:
@@ -160,13 +161,14 @@ class _Stage:
         for first, stop, _ in pieces(extent, self.nest.cuts.get(axis, ())):
             inside = {**spans, axis: range(first, stop)}
             whole = first + (stop - first) // sets * sets
-            with loop_carry(self.b, first, whole, sets, state, axis) as (i, carried, result):
-                carried = list(carried)
-                for k in range(sets):
-                    at = {**env, axis: add(self.b, i, k)}
-                    carried = self.iterate(depth + 1, at, inside, carried, (first + k) % sets)
-                result.yield_(carried)
-            state = list(result.values)
+            if first < whole:
+                with loop_carry(self.b, first, whole, sets, state, axis) as (i, carried, result):
+                    carried = list(carried)
+                    for k in range(sets):
+                        at = {**env, axis: add(self.b, i, k)}
+                        carried = self.iterate(depth + 1, at, inside, carried, (first + k) % sets)
+                    result.yield_(carried)
+                state = list(result.values)
             for i in range(whole, stop):
                 state = self.iterate(depth + 1, {**env, axis: i}, spans, state, i % sets)
         return state
@@ -175,9 +177,10 @@ class _Stage:
         extent, step = dict(self.stage.axes)[self.row], self.vectors * self.vl
         spans = {**spans, self.row: range(extent)}
         whole = extent // step * step
-        with loop_carry(self.b, 0, whole, step, state, self.row) as (i, carried, result):
-            result.yield_(self.row_block(env, spans, list(carried), number, i, step))
-        state = list(result.values)
+        if whole:
+            with loop_carry(self.b, 0, whole, step, state, self.row) as (i, carried, result):
+                result.yield_(self.row_block(env, spans, list(carried), number, i, step))
+            state = list(result.values)
         return self.row_block(env, spans, state, number, whole, extent - whole) if whole < extent else state
 
     def row_block(self, env: Mapping, spans: Spans, state: list, number: int, at: Number, count: int) -> list:
