@@ -18,6 +18,12 @@ class Elementwise(Op):
 
     primitives = 1  # scalar operations an element, for the cost
     result: str | None = None  # element type of the result; None: that of the operands
+    arity = 0
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "expr" in cls.__dict__:
+            cls.arity = cls.expr.__code__.co_argcount - 1
 
     def check(self, *types: TensorType) -> None:
         first = types[0].dtype
@@ -25,6 +31,7 @@ class Elementwise(Op):
         require(first != "i1", f"{self.name} of {show(types)}: cast it to f32 or i32 first")
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == self.arity, f"{self.name} takes {self.arity} operands, got {len(types)}")
         self.check(*types)
         try:
             shape = np.broadcast_shapes(*(t.shape for t in types))

@@ -1,4 +1,4 @@
-"""PyTorch as an independent second opinion, where it is installed: values and gradients of every op it has, in float64."""
+"""PyTorch, where it is installed, as a second opinion: values and gradients of every op that it has, in float64."""
 
 import numpy as np
 import pytest
