@@ -8,6 +8,7 @@ chain of fused multiply-adds in a fixed order, whatever the plan.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -185,10 +186,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """One kind of lane group, or main groups and a last one; `chunks` of points; the order of the units:
-    `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points go
-    by. `pause`: (position in `red`, length) of the pieces of the sum between which accumulators rest in the
-    output."""
+    """One kind of lane group, or main groups and a last one; `chunks` of points; and the order of the units:
+    `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
+    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output."""
 
     groups: tuple[Group, ...]
     chunks: int
@@ -238,7 +238,7 @@ def _groups(form: Form, target: Target) -> tuple[Group, ...]:
     for size in range(1, min(MAX_VECTORS, vectors) + 1):
         if size % per_block and size != vectors:
             continue
-        for last in {vectors % size, vectors % size + size}:
+        for last in (vectors % size, vectors % size + size):
             main = (vectors - last) // size
             if last > MAX_VECTORS or last > vectors or (apart and not last):
                 continue
@@ -295,7 +295,8 @@ def _pause(form: Form, tile: Tile, chunks: int, near: tuple[Axis, ...], target: 
         for position, (_, extent) in enumerate(form.red):
             inside = math.prod(e for _, e in form.red[position + 1 :])
             least = min(extent, max(1, tiles_along(PAUSE_STEPS, inside)))
-            fitting = [n for n in range(least, extent + 1) if footprint(position, n) <= budget]
+            lengths = range(least, extent + 1)
+            fitting = bisect_right(lengths, budget, key=lambda n, position=position: footprint(position, n))
             if fitting:
-                return position, equalised(extent, fitting[-1])[0][0]
+                return position, equalised(extent, lengths[fitting - 1])[0][0]
     return None
