@@ -60,8 +60,8 @@ def assemble(schedule: Schedule, target: Target, name: str, emit: EmitKernel = e
     not planned, or two buffers of one kernel overlap."""
     module = ir.Module(name)
     module.triple = target.triple
-    places = _places(schedule)
-    calls = _emit_kernels(module, schedule, places, target, emit)
+    places = places_of(schedule)
+    calls = emit_kernels(module, schedule, places, target, emit)
     pool = emit_pool(module, target, f"{name}_close")
     shared = any(not c.alone for c in calls)
     _run(module, f"{name}_run", pool, _body(module, schedule, places, calls, pool), shared)
@@ -85,7 +85,7 @@ class Place:
         return same and self.start < other.stop and other.start < self.stop
 
 
-def _places(schedule: Schedule) -> dict[str, Place]:
+def places_of(schedule: Schedule) -> dict[str, Place]:
     """The place of every buffer that a kernel touches."""
     numbers = {("inputs", schedule.root(n)): k for k, n in enumerate(schedule.inputs)}
     numbers |= {("outputs", schedule.root(n)): k for k, n in enumerate(schedule.outputs)}
@@ -114,7 +114,7 @@ class Call:
     alone: bool  # on thread 0
 
 
-def _emit_kernels(
+def emit_kernels(
     module: ir.Module, schedule: Schedule, places: Mapping[str, Place], target: Target, emit: EmitKernel
 ) -> list[Call]:
     codes: dict[tuple, KernelCode] = {}
@@ -202,7 +202,7 @@ def _body(
     first = b.icmp_signed("==", thread, const(I32, 0))
     share = b.zext(thread, I64), b.zext(threads, I64)
     barriers = 0
-    for group, barrier in _groups(calls, places):
+    for group, barrier in groups(calls, places):
         if barrier:
             barriers += 1
             b.call(pool.barrier, [threads, const(I32, barriers)])
@@ -214,18 +214,18 @@ def _body(
     return made
 
 
-def _groups(calls: list[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
+def groups(calls: list[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
     """Runs of kernels that are all shared or all alone, and whether a barrier stands before each."""
-    groups: list[tuple[list[Call], bool]] = []
+    made: list[tuple[list[Call], bool]] = []
     since: list[Call] = []  # the last barrier
     for call in calls:
         barrier = any(_depends(call, earlier, places) for earlier in since)
         since = [call] if barrier else [*since, call]
-        if groups and not barrier and groups[-1][0][0].alone == call.alone:
-            groups[-1][0].append(call)
+        if made and not barrier and made[-1][0][0].alone == call.alone:
+            made[-1][0].append(call)
         else:
-            groups.append(([call], barrier))
-    return groups
+            made.append(([call], barrier))
+    return made
 
 
 def _depends(later: Call, earlier: Call, places: Mapping[str, Place]) -> bool:

@@ -365,8 +365,3 @@ def function(
             attribute(argument.attributes, "readonly")
         argument.attributes.align = (align or {}).get(text, 0)
     return made, ir.IRBuilder(made.append_basic_block("entry"))
-
-
-def index_of_thread(b: ir.IRBuilder, units: int, thread: ir.Value, threads: ir.Value) -> ir.Value:
-    """Where thread's share of `units` starts: units * thread / threads, in i64."""
-    return b.udiv(b.mul(const(I64, units), thread), threads)
