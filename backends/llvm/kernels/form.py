@@ -75,6 +75,13 @@ class Form:
             return None
         return store if store.indices[0].coef(self.lanes) == 1 else None
 
+    @property
+    def may_pause(self) -> bool:
+        """Whether sums may rest in the output, and every step reads another line of x, so that it can pay."""
+        if self.plain is None or self.partial or not self.red:
+            return False
+        return abs(self.x.coef(self.red[-1][0])) >= LINE
+
     def inner(self, point: str) -> str:
         """The axis that the offsets know, of a point axis."""
         return self.whole[point].inner if point in self.whole else point

@@ -33,6 +33,7 @@ SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save thi
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
+PAUSE_TILES = 12  # that share a piece of the operands, at least
 PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
 UNROLLED_FMAS = 48  # in the innermost loop; more overflow the cache of decoded instructions
 ALL_UNROLLED_FMAS = 192  # in all copies of it: for each size of tile, kind of group, and the last block of a sum
@@ -135,6 +136,8 @@ def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target,
     stream = _stream(vectors, lines, target)
     # start of a tile: addresses, clearing; its end: about three operations for each accumulator
     overhead = 16 + 1.5 * points * vectors + (5 * points if gather else 0)
+    if form.may_pause:
+        overhead *= max(1.0, form.steps / (2 * PAUSE_STEPS))
     return form.steps * (max(step, stream) + 0.1 * stream) + overhead
 
 
@@ -207,10 +210,11 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
     most = max(g.tile.fine for g in groups)
     chunks = min(most, -(-UNITS // outer))
     pause = None
-    if form.plain is not None and not form.partial and form.red:
+    if form.may_pause:
         # one outermost point at a time: its piece of x is what the pieces of the sum keep in the cache
         whole = form.points[0][1] if len(form.points) > 1 else 1
-        pieces = whole * -(-chunks // whole)
+        fewer = max(1, groups[0].tile.count // (PAUSE_TILES * whole))
+        pieces = whole * min(tiles_along(chunks, whole), fewer)
         if pieces <= most:
             pause = _pause(form, groups[0].tile, pieces, form.points[1:] if whole > 1 else form.points, target)
             chunks = pieces if pause else chunks
