@@ -27,21 +27,28 @@ class Program(Protocol):
 
     def share_state(self, other: Program) -> bool: ...
 
+    def load_weights(self, schedule: Schedule | None, graph: Graph) -> None: ...
+
 
 class CompiledNetwork:
     """A compiled network: call it on arrays. `graph` is the graph after all passes, `schedule` its kernels, buffers and
     memory plan (None for the reference backend), `program.source` the generated code as text."""
 
     def __init__(self, source: Graph, graph: Graph, schedule: Schedule | None, program: Program,
-                 build: Callable[..., None]):  # fmt: skip
+                 build: Callable[..., None], lower: Callable[[], tuple[Graph, Schedule | None]]):  # fmt: skip
         self.source, self.graph, self.schedule, self.program = source, graph, schedule, program
-        self._build = build
+        self._build, self._lower = build, lower
 
     def __call__(self, *inputs):
         """The output array, or a tuple of them where the network has several. Inputs are NumPy arrays (anything that
         converts; numbers for scalars) of exactly the compiled shapes and element types."""
         outputs = self.program(*inputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def refresh(self) -> None:
+        """Take the model's weights as they are now. The code stays: no pass looks at the numbers of a weight."""
+        self.graph, self.schedule = self._lower()
+        self.program.load_weights(self.schedule, self.graph)
 
     def build(self, path, **options) -> None:
         """Write the network as a standalone executable; options as of `graphc.build`. The weights are the model's
@@ -134,12 +141,16 @@ class CompiledStep:
                 f"{classes} outputs"
             )
 
-    def _use(self, batch: int) -> None:
-        """Continue with the program for this batch size, over the same state."""
+    def prepare(self, batch: int) -> None:
+        """Compile the step for this batch size, which otherwise happens when such a batch first comes."""
         if batch < 1:
             raise GraphcError("the batch is empty")
         if batch not in self._variants:
             self._variants[batch] = Variant(*self._make(batch))
+
+    def _use(self, batch: int) -> None:
+        """Continue with the program for this batch size, over the same state."""
+        self.prepare(batch)
         before, now = self._now, self._variants[batch]
         if not now.program.share_state(before.program):
             for name in self._names(before.graph):

@@ -156,17 +156,22 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     cpu         "native", or a level such as "x86-64-v3"
     preprocess  arithmetic on the first input that belongs to the program
 
-    Weights are taken as they are now. Raises GraphcError for what the network or the request gets wrong.
+    Weights are taken as they are now; `refresh` of the result takes them again. Raises GraphcError for what the
+    network or the request gets wrong.
     """
     source = traced_graph(model, input, preprocess, name)
-    graph = run_passes(source, INFERENCE)
-    schedule = make_schedule(graph) if backend != "reference" else None
+
+    def lower() -> tuple[Graph, Schedule | None]:
+        graph = run_passes(source, INFERENCE)
+        return graph, make_schedule(graph) if backend != "reference" else None
+
+    graph, schedule = lower()
     program = backend_of(backend).compile(schedule, graph, threads=check_threads(threads), cpu=cpu)
 
     def build_again(path, **options) -> None:
         build(model, input, path, name=name, **{"preprocess": preprocess, **options})
 
-    return CompiledNetwork(source, graph, schedule, program, build_again)
+    return CompiledNetwork(source, graph, schedule, program, build_again, lower)
 
 
 def check_threads(threads: int) -> int:

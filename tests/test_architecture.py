@@ -29,7 +29,7 @@ BELOW = {
     "frontend": {"ir", "ops", "nn", "files"},
     "compiled": {"ir", "ops", "nn", "schedule", "report"},
     "driver": {"ir", "ops", "nn", "passes", "schedule", "report", "compiled"},
-    "train": {"ir", "ops", "nn", "files", "frontend", "driver"},
+    "train": {"ir", "ops", "nn", "files", "frontend", "compiled", "driver"},
     "": {
         "version",
         "ir",

@@ -92,6 +92,10 @@ class LlvmProgram:
             self._run(weights, self._state_address, in_, out, arena, self.threads)
         return outputs
 
+    def poison(self) -> None:
+        """Fills the arena with NaN: a result that depends on what no kernel has written cannot go unnoticed."""
+        self._arena.view(np.float32)[:] = np.nan
+
     def read_state(self, name: str) -> np.ndarray:
         """A copy of a weight or state, by the user's name, in its logical shape."""
         return image.read(self.state, self._stored[name])
@@ -99,6 +103,10 @@ class LlvmProgram:
     def write_state(self, name: str, array: np.ndarray) -> None:
         """Sets a weight or state."""
         image.write(self.state, self._stored[name], array)
+
+    def load_weights(self, schedule: Schedule, graph: object) -> None:
+        """Go on with the weights of a schedule that differs from the program's in their numbers alone."""
+        self.weights[:] = image.weight_image(schedule)
 
     def share_state(self, other: LlvmProgram) -> bool:
         """Go on with the state memory of another program, if both lay it out in the same way."""

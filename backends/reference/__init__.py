@@ -94,6 +94,10 @@ class ReferenceProgram:
         """Sets a weight or state."""
         self.data[name] = as_type(np.array(array), self._type(name), self.dtype, name)
 
+    def load_weights(self, schedule: object, graph: Graph) -> None:
+        """Go on with the weights of a graph that differs from the program's in their numbers alone."""
+        self.data.update({v.name: array_of(graph.data[v.name]).copy() for v in graph.weights})
+
     def share_state(self, other: ReferenceProgram) -> bool:
         """Continue from another program's state; False, as it has to be copied."""
         return False

@@ -25,7 +25,7 @@ from .progress import display, figures
 from .trainer import TrainingError
 
 MODEL = "lenet5"
-EPOCHS, BATCH, LR, MOMENTUM, SEED = 16, 64, 0.05, 0.9, 0
+EPOCHS, BATCH, LR, MOMENTUM, SEED = 12, 32, 0.02, 0.9, 0
 GOAL = 0.98
 
 

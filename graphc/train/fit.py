@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from graphc.compiled import CompiledNetwork
 from graphc.driver import backend_of, compile, compile_training, name_of, traced
 from graphc.ir import Graph, GraphcError, Node, TensorType, dims, scope
 from graphc.nn import CrossEntropyLoss, Module
@@ -26,10 +27,14 @@ class Compiled:
         """`shape` is the network's input with the batch, `options` those of `compile`: backend, threads, cpu."""
         self._model, self._shape, self._loss, self._options = model, shape, loss, options
         self._step = compile_training(model, shape, loss=loss, optimizer=optimizer, **options)
-        self._network: Callable[[np.ndarray], np.ndarray] | None = None
+        self._network: CompiledNetwork | None = None
+        self._stale = False
+
+    def prepare(self, batch: int) -> None:
+        self._step.prepare(batch)
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-        self._network = None  # it holds the weights as they were
+        self._stale = True
         loss = self._step(images, labels)
         return loss, self._step.scores
 
@@ -37,6 +42,9 @@ class Compiled:
         """A batch smaller than the compiled one is filled up: one program serves them all."""
         if self._network is None:
             self._network = compile(self._model, self._shape, **self._options)
+        elif self._stale:
+            self._network.refresh()
+        self._stale = False
         full = np.zeros(self._shape, np.float32)
         full[: len(images)] = images
         return self._network(full)[: len(images)]

@@ -32,6 +32,9 @@ class TrainingError(GraphcError):
 class Programs(Protocol):
     """The compiled programs of one training run. All of them see the same weights."""
 
+    def prepare(self, batch: int) -> None:
+        """Batches of this size will come."""
+
     def step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
         """One step on a batch of any size: the loss and the scores, both from before the update."""
 
@@ -73,6 +76,8 @@ def train(
         check_writable(checkpoint)
     done = []
     with show or display(epochs, len(data)) as shown:
+        for size in {batch, len(data) % batch or batch}:
+            programs.prepare(size)
         for number in range(1, epochs + 1):
             epoch = run_epoch(programs, data, number, batch, seed, shown)
             if validation is not None:

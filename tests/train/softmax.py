@@ -11,6 +11,9 @@ class Softmax:
         self.lr = lr
         self.calls: list[tuple[np.ndarray, np.ndarray]] = []
 
+    def prepare(self, batch):
+        self.prepared = [*getattr(self, "prepared", []), batch]
+
     def step(self, images, labels):
         self.calls.append((images, labels))
         flat = images.reshape(len(images), -1)
