@@ -25,6 +25,7 @@ from .target import Target, host
 RUN = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5, ctypes.c_int)
 CLOSE = ctypes.CFUNCTYPE(None)
 PREFIX = "graphc"
+HEAD = object.__basicsize__
 
 
 class LlvmProgram:
@@ -86,9 +87,9 @@ class LlvmProgram:
         weights, in_, out, arena = self._fixed
         with self._lock:
             for k, x in enumerate(inputs):
-                self._in[k] = x.__array_interface__["data"][0]
+                self._in[k] = address_of(x)
             for k, y in enumerate(outputs):
-                self._out[k] = y.__array_interface__["data"][0]
+                self._out[k] = address_of(y)
             self._run(weights, self._state_address, in_, out, arena, self.threads)
         return outputs
 
@@ -168,6 +169,20 @@ class _Source(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._makers)
+
+
+def _behind_the_head(x: np.ndarray) -> int:
+    return ctypes.c_void_p.from_address(id(x) + HEAD).value
+
+
+def _by_ctypes(x: np.ndarray) -> int:
+    return x.ctypes.data
+
+
+# An array's address. NumPy's binary interface has it right behind the object's head; to read it there takes 0.2 us,
+# `x.ctypes` takes 2.7. Where the head is another one (a Python without a global lock), the slow way.
+_PROBE = np.zeros(1)
+address_of = _behind_the_head if _behind_the_head(_PROBE) == _PROBE.ctypes.data else _by_ctypes
 
 
 def _close(loaded: jit.Loaded) -> None:
