@@ -177,7 +177,7 @@ class Buffer:
             full = size + lo + hi
             shape.append(-(-full // self.layout.block) * self.layout.block if len(parts) == 2 else full)
             crop.append(slice(lo, lo + size))
-        return np.ascontiguousarray(physical.transpose(axes).reshape(shape)[tuple(crop)])
+        return np.array(physical.transpose(axes).reshape(shape)[tuple(crop)], order="C")
 
 
 def split(index: Aff, block: int, extents: Extents, what: str = "index") -> tuple[Aff, Aff]:
