@@ -70,7 +70,7 @@ def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
     for name, b in schedule.buffers.items():
         if b.place in ("arena", "input", "output", "state") and len(b.shape) in (2, 4):
             candidates[name] = b
-            if b.place != "arena" or name in aliased:
+            if b.place != "arena" or name in aliased or b.shape[1] == 1:
                 weigh(name, "plain", infinite)
     for kernel in schedule.kernels:
         sizes, touched = extents(kernel), accesses(kernel)
@@ -89,12 +89,20 @@ def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
     _, (blocked, _) = nx.minimum_cut(graph, "blocked", "plain")
     out = {n: Layout.blocked(len(b.shape), BLOCK) for n, b in candidates.items() if n in blocked}
     uncut = {n for k in schedule.kernels for n, at in accesses(k) if any(not blockable(i, extents(k)) for i in at)}
+    parts = {o.buffer for k in schedule.kernels for o in stores(k) if not whole(o, schedule.buffers[o.buffer], k)}
     for name, b in schedule.buffers.items():
-        vector = next((d for d, n in enumerate(b.shape) if n == math.prod(b.shape)), None)
+        vector = next((d for d, n in enumerate(b.shape) if n == math.prod(b.shape) > 1), None)
         stored = b.place not in ("input", "output") and name not in aliased and name not in out
-        if vector is not None and stored and b.dtype == "f32" and name not in uncut:
+        if vector is not None and stored and b.dtype == "f32" and name not in uncut | parts:
             out[name] = Layout.blocked(len(b.shape), BLOCK, (vector,))  # padded, so that its last vector can be read
     return out
+
+
+def whole(store: Store, b: Buffer, kernel: Kernel) -> bool:
+    """Whether a store into a vector covers it, so that it also reaches the padding behind the last element."""
+    sizes = extents(kernel)
+    axes = [i.terms for i in store.indices if isinstance(i, Aff) and i.terms]
+    return len(axes) == 1 and len(axes[0]) == 1 and sizes[axes[0][0][0]] == math.prod(b.shape)
 
 
 def wishes(kernel: Contraction, buffers: dict[str, Buffer]) -> list[tuple[str, float]]:

@@ -461,18 +461,24 @@ def one_row(f: Fusion, name: str, p: int, c: int) -> Loops | None:
     if math.prod(n for _, n in extra) > ROW or (extra and (not pointwise(consumer) or not trailing(consumer, extra))):
         return None
     axes = {a: Aff.of(b) for a, b in theirs.items()}
-    scalar = store.expr if not (axes_of(store.expr) - set(par)) and not stage_axes(producer, store) else None
-
-    def rule(e: E) -> E:
-        e = substitute_axes(e, axes)
-        return e if scalar is None else replacing(name, lambda _: scalar)(e)
-
-    stages = [Stage((*extra, *s.axes), moved(mapped(s, rule).outs, axes)) for s in consumer.stages]
-    first = list(producer.stages)
-    if scalar is not None and f.dropped(name, (p, c)):
-        first = [Stage(s.axes, tuple(o for o in s.outs if o is not store)) for s in first]
-    merged = replace(producer, stages=tuple(s for s in (*first, *stages) if s.outs))
+    stages = [Stage((*extra, *s.axes), moved(mapped(s, lambda e: substitute_axes(e, axes)).outs, axes))
+              for s in consumer.stages]  # fmt: skip
+    known = [o for s in producer.stages if not s.axes for o in s.outs if isinstance(o, Store)]
+    known = [o for o in known if f.temporary(o.buffer) and axes_of(o.expr) <= set(par)]
+    if (value := stored_values(known, replace(producer, stages=tuple(stages)))) is None:
+        return None
+    merged = replace(producer, stages=(*producer.stages, *(mapped(s, value) for s in stages)))
+    unread = {b for b in writes(merged) if f.dropped(b, (p, c))} - {e.attr[0] for e in merged.loads}
+    merged = without_stores(merged, unread)
     return merged if f.in_place(merged) else None
+
+
+def without_stores(kernel: Loops, names: set[str]) -> Loops:
+    """The kernel without its stores into these buffers, and without stages that are empty then."""
+    stages = (
+        Stage(s.axes, tuple(o for o in s.outs if isinstance(o, Reduce) or o.buffer not in names)) for s in kernel.stages
+    )
+    return replace(kernel, stages=tuple(s for s in stages if s.outs))
 
 
 def moved(outs: tuple[Reduce | Store, ...], axes: dict[str, Aff]) -> tuple[Reduce | Store, ...]:
@@ -483,10 +489,6 @@ def moved(outs: tuple[Reduce | Store, ...], axes: dict[str, Aff]) -> tuple[Reduc
         else o
         for o in outs
     )
-
-
-def stage_axes(kernel: Loops, store: Store) -> tuple:
-    return next(s.axes for s in kernel.stages if store in s.outs)
 
 
 def row_axes(indices: tuple, stored: tuple, par: list[str]) -> tuple[str, ...] | None:

@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 
 from .expr import Aff, Bound, E
+from .flat import IDENTITY, LEAST, ClippedStore, FlatContraction, FlatLoops
 from .kernels import Contraction, Kernel, Loops, Reduce, Stage, Store
 from .layout import NUMPY, Buffer
-from .normal import IDENTITY, LEAST, ClippedStore, FlatContraction, FlatLoops
 from .scalar import apply
 
 Arrays = Mapping[str, np.ndarray]

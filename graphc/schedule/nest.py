@@ -9,22 +9,22 @@ so results have the same bits for any vector width and any number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from .expr import Aff, Bound, E, const, guard, loads, substitute_axes, walk
+from .borders import UNROLLED, find_cuts
+from .expr import Aff, E, const, guard, loads, substitute_axes, walk
+from .flat import Buffers, ClippedStore, FlatLoops
 from .kernels import Axis, Loops, Reduce, Stage, Store, expressions, extents
-from .normal import Buffers, ClippedStore, FlatLoops, flatten
+from .normal import flatten
 
 VIRTUAL_LANES = 64  # a reduction along a row keeps this many partial results, then halves them
 LANES = 16  # the widest vector, for choosing axes
 MIN_PARALLEL, MIN_ROW = 4, 8  # an axis shorter than this is not worth vectors
 UNITS = 256  # units wanted
 UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further
-MAX_PIECES = 12
 DEAR = ("exp", "log", "tanh", "erf")
-UNROLLED = 16  # a stage of at most so many iterations has no loops
 SCRATCH_BYTES = 64 << 10  # all scratch rows of a kernel together, on the stack
 
 
@@ -267,73 +267,6 @@ def partition(kernel: FlatLoops, vector: str | None, tile: str | None) -> tuple[
     return 0, 1, 1
 
 
-def find_cuts(
-    kernel: FlatLoops, vector: str | None, tile: str | None, rows: tuple[str | None, ...]
-) -> dict[str, tuple[int, ...]]:
-    """For each axis that has a loop, where some guard flips with the axes of unrolled stages at each of their values.
-    With more than `MAX_PIECES` pieces only the interior, where all guards hold, is cut off."""
-    sizes = extents(kernel)
-    par = tuple(a for a, _ in kernel.par if a not in (vector, tile))
-    exact: dict[str, set[int]] = {}
-    interior: dict[str, set[int]] = {}
-    for stage, row in zip(kernel.stages, rows, strict=True):
-        unrolled = math.prod(e for _, e in stage.axes) <= UNROLLED
-        steps = tuple(a for a, _ in stage.axes if a != row and not unrolled)
-        for bound in _bounds(stage):
-            # decided by a parallel axis if just one takes part, else by a loop of the stage
-            mine = [a for a in par if bound[0].coef(a)] or [a for a in reversed(steps) if bound[0].coef(a)][:1]
-            if len(mine) != 1:
-                continue
-            axis = mine[0]
-            for found, values in ((exact, unrolled), (interior, False)):
-                found.setdefault(axis, set()).update(_flips(bound, axis, sizes, values))
-    cuts = {a: _inside(points, sizes[a]) for a, points in exact.items()}
-    if _count_pieces(par, sizes, cuts) > MAX_PIECES:
-        cuts = {a: _ends(_inside(points, sizes[a])) for a, points in interior.items()}
-    while _count_pieces(par, sizes, cuts) > MAX_PIECES:
-        cuts[max(par, key=lambda a: len(cuts.get(a, ())))] = ()
-    return {a: points for a, points in cuts.items() if points}
-
-
-def pieces(extent: int, cuts: Sequence[int]) -> list[tuple[int, int, bool]]:
-    """The range 0 .. extent-1 between its cuts: (first, stop, whether it is long). Inside a short piece, a border, no
-    other axis is cut: what runs there is too little to be worth its own code."""
-    ends = (0, *cuts, extent)
-    return [(a, b, 4 * (b - a) >= extent) for a, b in pairwise(ends)]
-
-
-def _count_pieces(axes: tuple[str, ...], sizes: Mapping[str, int], cuts: Mapping[str, tuple[int, ...]]) -> int:
-    if not axes:
-        return 1
-    inner = _count_pieces(axes[1:], sizes, cuts)
-    return sum(inner if long else 1 for _, _, long in pieces(sizes[axes[0]], cuts.get(axes[0], ())))
-
-
-def _flips(bound: Bound, axis: str, sizes: Mapping[str, int], each: bool) -> Iterator[int]:
-    """Values of `axis` at which lo <= aff < hi begins or ceases to hold; for `each` value of the other axes, else for
-    all of them together."""
-    aff, lo, hi = bound
-    coef = aff.coef(axis)
-    others = aff - Aff(0, ((axis, coef),))
-    least, most = others.range(sizes)
-    pairs = [(r, r) for r in range(least, most + 1)] if each and most - least <= UNROLLED else [(least, most)]
-    for first, last in pairs:
-        low, high = lo - first, hi - last
-        if coef > 0:
-            yield from (-(-low // coef), -(-high // coef))
-        else:
-            yield from (high // coef + 1, low // coef + 1)
-
-
-def _inside(points: set[int], extent: int) -> tuple[int, ...]:
-    return tuple(sorted(p for p in points if 0 < p < extent))
-
-
-def _ends(points: tuple[int, ...]) -> tuple[int, ...]:
-    """The longest gap between neighbours only: the interior."""
-    return points if len(points) <= 2 else max(pairwise(points), key=lambda p: p[1] - p[0])
-
-
 def coefficient(index: Aff | E, axis: str) -> int | None:
     """By how much an element offset grows with `axis`; None where that is not one constant."""
     if isinstance(index, Aff):
@@ -377,15 +310,6 @@ def _stage_accesses(stage: Stage) -> list[tuple[str, Aff | E, bool]]:
             out.append((o.buffer, o.indices[0], True))
             roots += [i for i in o.indices if isinstance(i, E)]
     return out + [(e.attr[0], e.attr[1][0], False) for e in loads(*roots)]
-
-
-def _bounds(stage: Stage) -> Iterator[Bound]:
-    for o in stage.outs:
-        for e in walk(o.expr):
-            if e.op == "guard":
-                yield from e.attr
-        if isinstance(o, ClippedStore):
-            yield from o.valid
 
 
 def _node_affs(e: E) -> Iterator[Aff]:

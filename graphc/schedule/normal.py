@@ -14,90 +14,24 @@ A last block that is incomplete makes iterations that the user's kernel does not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 
 from .expr import Aff, Bound, E, Extents, axes_of, axis, binary, cast, const, guard, load, loads, substitute_axes
-from .kernels import ACC, Access, AxisNames, Contraction, Loops, Reduce, Stage, Store, expressions, extents, stores
+from .flat import IDENTITY, LEAST, Buffers, ClippedStore, FlatContraction, FlatLoops, Split
+from .kernels import ACC, Access, Contraction, Loops, Reduce, Stage, Store, extents
 from .layout import Buffer, split
 from .scalar import known, same
+from .splits import (
+    accesses,
+    cut_axes,
+    find_splits,
+    grown,
+    name_single_channels,
+    partial_bounds,
+    runs_along_lanes,
+    sizes_after,
+)
 
 BLOCK = 16  # lanes axes of contractions are cut by this when no operand is blocked
-IDENTITY = {"sum": 0.0, "max": float("-inf"), "min": float("inf"), "argmax": float("-inf")}
-Buffers = Mapping[str, Buffer]
-
-
-@dataclass(frozen=True)
-class Split:
-    """An axis cut into blocks, `axis = block * outer + inner`. `extent` is the axis's own; the last block may be
-    incomplete, and then some values of `outer`, `inner` lie beyond it."""
-
-    axis: str
-    outer: str
-    inner: str
-    block: int
-    extent: int
-
-    @property
-    def value(self) -> Aff:
-        return Aff(0, tuple(sorted(((self.outer, self.block), (self.inner, 1)))))
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.extent // self.block)
-
-    @property
-    def partial(self) -> bool:
-        return self.extent % self.block != 0
-
-    @property
-    def bound(self) -> Bound:
-        """Holds exactly in the iterations that the unsplit kernel has."""
-        return self.value, 0, self.extent
-
-    def valid(self, outer: int) -> int:
-        """How many values of `inner` exist in block `outer`."""
-        return min(self.block, self.extent - self.block * outer)
-
-
-@dataclass(frozen=True)
-class ClippedStore(Store):
-    """A store that happens only where all of `valid` hold."""
-
-    valid: tuple[Bound, ...] = ()
-
-
-@dataclass(frozen=True)
-class FlatLoops(Loops):
-    """A `Loops` whose every index tuple is `(offset,)`: the element offset into the physical array, an `Aff` or, for
-    computed indices, an i32 `E`. Scratch buffers are one-dimensional."""
-
-
-@dataclass(frozen=True)
-class FlatContraction(Contraction):
-    """A `Contraction` whose every index tuple is `(offset,)`, always affine in `x`, `w` and the stores.
-
-    `lanes` names the inner axis of the split lanes axis; `split(lanes)` gives its partner and true extent. In the
-    lanes beyond that extent (`Split.valid`): `w` may be read and is zero, unless `w_clipped`, when those lanes must be
-    masked; stores say themselves what to do (`ClippedStore`, or a guard in the expression). Reduction axes run over
-    the valid part of a last block only. Parallel axes other than the lanes run over whole blocks: `x` and `w` are
-    readable there.
-    """
-
-    splits: tuple[Split, ...] = ()
-    w_clipped: bool = False
-
-    def split(self, axis: str) -> Split | None:
-        """The split that made this outer or inner axis, or None."""
-        return next((s for s in self.splits if axis in (s.outer, s.inner)), None)
-
-    def to_loops(self, buffers: Buffers) -> FlatLoops:
-        product = self.x.as_load() * self.w.as_load()
-        red = {a for a, _ in self.red}
-        cut = [
-            s.bound for s in self.splits if s.partial and (s.inner in red or (self.w_clipped and s.inner == self.lanes))
-        ]
-        acc = Stage(self.red, (Reduce("acc", "sum", guard(product, const(0.0), tuple(cut))),))
-        return FlatLoops(self.name, self.par, (acc, Stage((), self.stores)), scope=self.scope)
 
 
 def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:
@@ -105,21 +39,21 @@ def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:
     if isinstance(kernel, FlatLoops):
         return kernel
     buffers = {**buffers, **{b.name: b for b in kernel.scratch}}
-    kernel = _name_single_channels(kernel, buffers)
-    splits = _splits(_accesses(kernel), buffers, extents(kernel))
-    sizes = _sizes(extents(kernel), splits)
-    scratch = tuple(_grown(b, kernel, splits, sizes) for b in kernel.scratch)
+    kernel = name_single_channels(kernel, buffers)
+    splits = find_splits(accesses(kernel), buffers, extents(kernel))
+    sizes = sizes_after(extents(kernel), splits)
+    scratch = tuple(grown(b, kernel, splits, sizes) for b in kernel.scratch)
     flat = _Flattener(kernel.name, {**buffers, **{b.name: b for b in scratch}}, splits, sizes)
-    outer = _partial(kernel.par, splits)
+    outer = partial_bounds(kernel.par, splits)
     flat_stages = []
     for stage in kernel.stages:
-        inner = _partial(stage.axes, splits)
+        inner = partial_bounds(stage.axes, splits)
         outs = tuple(
             flat.reduce(o, outer, inner) if isinstance(o, Reduce) else flat.store(o, outer + inner) for o in stage.outs
         )
-        flat_stages.append(Stage(_cut(stage.axes, splits), outs))
+        flat_stages.append(Stage(cut_axes(stage.axes, splits), outs))
     own = tuple(Buffer(b.name, (b.elements,), b.dtype, place=b.place) for b in scratch)
-    return FlatLoops(kernel.name, _cut(kernel.par, splits), tuple(flat_stages), own, kernel.scope)
+    return FlatLoops(kernel.name, cut_axes(kernel.par, splits), tuple(flat_stages), own, kernel.scope)
 
 
 def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContraction:
@@ -132,11 +66,12 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
     if isinstance(kernel, FlatContraction):
         return kernel
     block = next(
-        (buffers[a.buffer].layout.block for a in (kernel.w, *kernel.stores) if _lane_dims(a, kernel, buffers)), BLOCK
+        (buffers[a.buffer].layout.block for a in (kernel.w, *kernel.stores) if runs_along_lanes(a, kernel, buffers)),
+        BLOCK,
     )
-    splits = _splits(_accesses(kernel), buffers, extents(kernel), {kernel.lanes: block})
-    flat = _Flattener(kernel.name, buffers, splits, _sizes(extents(kernel), splits))
-    lanes, valid_red = splits[kernel.lanes], _partial(kernel.red, splits)
+    splits = find_splits(accesses(kernel), buffers, extents(kernel), {kernel.lanes: block})
+    flat = _Flattener(kernel.name, buffers, splits, sizes_after(extents(kernel), splits))
+    lanes, valid_red = splits[kernel.lanes], partial_bounds(kernel.red, splits)
     cut = (lanes.bound,) if lanes.partial else ()
 
     def offset(access: Access, bounds: tuple[Bound, ...]) -> Access:
@@ -150,7 +85,7 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
 
     w_indices = tuple(i.substitute(flat.axes) for i in kernel.w.indices)
     clipped = bool(cut) and not flat.inside(kernel.w.buffer, w_indices, valid_red)
-    outer = _partial(kernel.par, splits)
+    outer = partial_bounds(kernel.par, splits)
     for bound in outer:
         if (clipped and bound in cut) or any(
             flat.vanishes(*flat.unsplit(a.as_load()).attr, bound) for a in (kernel.x, kernel.w)
@@ -162,8 +97,8 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
     return FlatContraction(
         kernel.name,
         kernel.kind,
-        _cut(kernel.par, splits),
-        _cut(kernel.red, splits, inner_last=True),
+        cut_axes(kernel.par, splits),
+        cut_axes(kernel.red, splits, inner_last=True),
         offset(kernel.x, ()),
         offset(kernel.w, cut),
         placed,
@@ -374,9 +309,6 @@ class _Flattener:
         )
 
 
-LEAST = {"sum": 0, "max": -(2**31), "min": 2**31 - 1, "argmax": -(2**31)}
-
-
 def _range_where(index: Aff, bound: Bound, sizes: Extents) -> tuple[int, int]:
     """The range of `index` where `bound` holds; of use where index = k * aff + something else."""
     aff, lo, hi = bound
@@ -396,111 +328,3 @@ def _quotient(index: Aff, block: int, sizes: Extents) -> tuple[Aff, Aff] | tuple
         return split(index, block, sizes)
     except ValueError:
         return None, None
-
-
-def _accesses(kernel: Loops | Contraction) -> list[tuple[str, tuple[Aff | E, ...], bool]]:
-    """Every access as (buffer, indices, whether it is a store); stores first, their splits count most."""
-    out = [(s.buffer, s.indices, True) for s in stores(kernel)]
-    for e in loads(*expressions(kernel)):
-        out.append((*e.attr, False))
-    return out
-
-
-def _lane_dims(access: Access | Store, kernel: Contraction, buffers: Buffers) -> bool:
-    """Whether the lanes axis runs along a blocked dimension of this operand."""
-    blocked = buffers[access.buffer].layout.blocked_dims
-    return any(isinstance(access.indices[d], Aff) and access.indices[d].coef(kernel.lanes) for d in blocked)
-
-
-def _splits(accesses, buffers: Buffers, sizes: Extents, forced: Mapping[str, int] | None = None) -> dict[str, Split]:
-    """The axes to cut so that blocked dimensions take affine offsets, and so that stores reach all padding lanes."""
-    factors = dict(forced or {})
-    for name, indices, is_store in accesses:
-        buffer = buffers[name]
-        block = buffer.layout.block
-        for dim in sorted(buffer.layout.blocked_dims):
-            index = indices[dim]
-            if isinstance(index, E):
-                continue
-            index = index + buffer.layout.halos.get(dim, (0, 0))[0]
-            reaches_padding = (
-                is_store and buffer.shape[dim] % block != 0 and (index.range(sizes)[1] == buffer.shape[dim] - 1)
-            )
-            found = _axis_to_split(index, block, sizes, reaches_padding)
-            if found is not None:
-                factors.setdefault(*found)
-    names = AxisNames(tuple(sizes))
-    return {a: Split(a, names(f"{a}o"), names(f"{a}i"), f, sizes[a]) for a, f in factors.items()}
-
-
-def _axis_to_split(index: Aff, block: int, sizes: Extents, reaches_padding: bool) -> tuple[str, int] | None:
-    """(axis, factor) whose split makes `index` a multiple of `block` plus a rest below it."""
-    rest = [(c, a) for a, c in index.terms if c % block]
-    if not rest:
-        return None
-    coef, name = max(rest)
-    if coef <= 0 or block % coef:
-        return None
-    others = Aff(index.const % block, tuple((a, c) for c, a in sorted(rest, key=lambda t: t[1]) if a != name))
-    least, most = others.range(sizes)
-    if least < 0 or most >= coef:
-        return None
-    fits = most + coef * (sizes[name] - 1) < block
-    return (name, block // coef) if reaches_padding or not fits else None
-
-
-def _name_single_channels(kernel: Loops, buffers: Buffers) -> Loops:
-    """A constant index into a blocked dimension of extent 1 becomes an axis, so that padding lanes are stored too."""
-    taken = AxisNames(tuple(extents(kernel)))
-    new: list[tuple[str, int]] = []
-
-    def with_axis(out: Reduce | Store) -> Reduce | Store:
-        if isinstance(out, Reduce):
-            return out
-        buffer, indices = buffers[out.buffer], list(out.indices)
-        for dim in sorted(buffer.layout.blocked_dims):
-            index = indices[dim]
-            if isinstance(index, Aff) and not index.terms and index.const == buffer.shape[dim] - 1 and buffer.padded:
-                new.append((taken("lane"), 1))
-                indices[dim] = index + Aff.of(new[-1][0])
-        return out if tuple(indices) == out.indices else replace(out, indices=tuple(indices))
-
-    stages = tuple(Stage(s.axes, tuple(with_axis(o) for o in s.outs)) for s in kernel.stages)
-    return replace(kernel, par=kernel.par + tuple(new), stages=stages) if new else kernel
-
-
-def _sizes(sizes: Extents, splits: Mapping[str, Split]) -> dict[str, int]:
-    """Extents after splitting; whole blocks."""
-    out = {a: e for a, e in sizes.items() if a not in splits}
-    for s in splits.values():
-        out |= {s.outer: s.blocks, s.inner: s.block}
-    return out
-
-
-def _partial(axes: tuple[tuple[str, int], ...], splits: Mapping[str, Split]) -> tuple[Bound, ...]:
-    return tuple(splits[a].bound for a, _ in axes if a in splits and splits[a].partial)
-
-
-def _cut(axes: tuple[tuple[str, int], ...], splits: Mapping[str, Split], inner_last: bool = False):
-    """The axes with each split one replaced by its two parts."""
-    first, last = [], []
-    for a, extent in axes:
-        if a not in splits:
-            first.append((a, extent))
-            continue
-        s = splits[a]
-        first.append((s.outer, s.blocks))
-        (last if inner_last else first).append((s.inner, s.block))
-    return tuple(first + last)
-
-
-def _grown(buffer: Buffer, kernel: Loops, splits: Mapping[str, Split], sizes: Extents) -> Buffer:
-    """A scratch buffer large enough for the extra iterations of incomplete blocks."""
-    axes = {s.axis: s.value for s in splits.values()}
-    shape = list(buffer.shape)
-    for name, indices, _ in _accesses(kernel):
-        if name == buffer.name:
-            for dim, index in enumerate(indices):
-                if isinstance(index, Aff):
-                    shape[dim] = max(shape[dim], index.substitute(axes).range(sizes)[1] + 1)
-    return replace(buffer, shape=tuple(shape))

@@ -247,7 +247,8 @@ def norms() -> Iterator[Sample]:
     for text, axis in (("[3,10]", 1), ("[17]", 0), ("[3,7,2,2]", 1), ("[3,1]", 1), ("[2,300]", 1)):
         yield sample(norm.Softmax(axis), text)
         yield sample(norm.LogSoftmax(axis), text)
-    yield sample(norm.Softmax(1), "[3,7]", low=-200.0, high=200.0)
+    # far beyond where exp overflows; the softmax is 0 or 1 there, and its gradient no number to compare
+    yield sample(norm.Softmax(1), "[3,7]", low=-200.0, high=200.0, projected=())
     yield sample(norm.LogSoftmax(1), "[3,7]", low=-200.0, high=200.0)
     yield sample(norm.OneHot(7), "i32[3]", integers=(-1, 9))
     yield sample(norm.OneHot(3), "i32[2,5]", integers=(0, 3))
