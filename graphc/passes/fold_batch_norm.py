@@ -45,7 +45,7 @@ def folded(norm: BatchNormInference, inputs: tuple[Tensor, ...]) -> Tensor:
     source = inputs[0]
     x, w, *bias = source.parents
     scale, shift = norm.scale_shift(*inputs[1:])
-    new_bias = bias[0] * scale + shift if bias else shift
     new_weight = w * scale.reshape((-1,) + (1,) * (w.ndim - 1))
+    new_bias = bias[0] * scale + shift if bias else shift
     with origin(source.node):
         return apply(source.node.op, x, new_weight, new_bias)

@@ -1,7 +1,7 @@
 """A graph enters; the graph with algebraic identities applied until none is left leaves.
 
 Every rule is a small function on the result tensor of a node, `before -> after` in its docstring, giving the new tensor
-or None. No rule changes a number, but for the sign of a zero (x + 0) and the rounding of log_softmax, which gains.
+or None. No rule changes a number, but for the sign of a zero (-0 + 0) and the rounding of log_softmax, which gains.
 Nothing is assumed finite: 0 * x is not 0 where x is infinite or NaN, so it stays.
 """
 
