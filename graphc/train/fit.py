@@ -89,11 +89,12 @@ def first_not_finite(graph: Graph, inputs: tuple, data: Mapping[str, np.ndarray]
 
 
 def describe(node: Node, model: Module) -> str:
-    """`features.0 (Conv2d), lenet5.py:14`."""
-    kinds = {path: type(module).__name__ for path, module in model.named_modules()} | {"loss": "the loss"}
-    kind = kinds.get(node.scope, node.op.name)
-    what = f"{node.scope} ({kind})" if node.scope else node.op.name
-    return f"{what}, {node.where}" if node.where else what
+    """`features.0 (Conv2d), lenet5.py:14`: the line that made the layer, else the one that computed."""
+    module = dict(model.named_modules()).get(node.scope) if node.scope else None
+    kind = type(module).__name__ if module else node.op.name
+    where = module.declared if module else node.where
+    what = f"{node.scope} ({kind})" if node.scope else kind
+    return f"{what}, {where}" if where else what
 
 
 def fit(
