@@ -255,7 +255,8 @@ def partition(kernel: FlatLoops, vector: str | None, tile: str | None) -> tuple[
         at_least = -(-UNIT_ITERATIONS // max(work, 1))
         chunk = max(1, extent * units // UNITS, at_least)
         if axis in (tile, vector):
-            step = VIRTUAL_LANES if work <= UNROLLED else 2 * VIRTUAL_LANES
+            # column sums need many vectors side by side, a tile has just one
+            step = LANES if tile else VIRTUAL_LANES if work <= UNROLLED else 2 * VIRTUAL_LANES
             chunk = -(-chunk // step) * step
         if chunk > 1 or grid == len(kernel.par) - 1:
             chunk = min(chunk, extent)

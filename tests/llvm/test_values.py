@@ -16,10 +16,10 @@ from graphc.backends.llvm import jit, target
 from graphc.backends.llvm.emit import I64, PTR, function, loop, prefix_mask
 from graphc.backends.llvm.values import Lanes, Values
 from graphc.schedule.expr import COMPARISONS, Aff, axis, binary, cast, const, guard, load, select, temp, unary
+from graphc.schedule.flat import FlatLoops
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Stage, Store
 from graphc.schedule.layout import NUMPY, Buffer
-from graphc.schedule.normal import FlatLoops
 
 PAGE = mmap.PAGESIZE
 ROWS, COLUMNS = 3, 21  # 21 leaves a tail for every width

@@ -22,11 +22,12 @@ from loop_samples import (
 )
 
 from graphc.schedule.expr import Aff, load, walk
+from graphc.schedule.flat import ClippedStore, FlatContraction
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Contraction, Loops, Reduce, Stage, Store, expressions, extents
 from graphc.schedule.layout import Buffer, Layout
 from graphc.schedule.nest import normalise
-from graphc.schedule.normal import ClippedStore, FlatContraction, flatten, flatten_contraction
+from graphc.schedule.normal import flatten, flatten_contraction
 
 # two float32 sums of the same few hundred terms in different orders
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}

@@ -14,9 +14,9 @@ from functools import cached_property
 from itertools import pairwise
 
 from graphc.schedule.expr import Aff, substitute_axes, walk
+from graphc.schedule.flat import ClippedStore, FlatContraction, Split
 from graphc.schedule.kernels import ACC, Access, Axis, Store
 from graphc.schedule.layout import Buffer
-from graphc.schedule.normal import ClippedStore, FlatContraction, Split
 
 LINE = 16  # floats in one line of a cache
 

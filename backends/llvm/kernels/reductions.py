@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from graphc.schedule.expr import E
+from graphc.schedule.flat import IDENTITY, LEAST
 from graphc.schedule.kernels import Reduce
-from graphc.schedule.normal import IDENTITY, LEAST
 
 from ..emit import I32, const, fma, lanes_of, like, poison, vec
 from ..primitives import TABLES

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from llvmlite import ir
 
+from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.expr import Aff, E, guard, substitute_axes
 from graphc.schedule.expr import const as constant
+from graphc.schedule.flat import ClippedStore
 from graphc.schedule.kernels import Reduce, Stage, Store
 from graphc.schedule.layout import Buffer
-from graphc.schedule.nest import UNROLLED, Nest, pieces
-from graphc.schedule.normal import ClippedStore
+from graphc.schedule.nest import Nest
 
 from ..emit import Number, add, if_, lanes_of, loop_carry, prefix_mask
 from ..target import Target
