@@ -8,7 +8,7 @@ What enters: a module and its target. What leaves: three functions in it.
 - `close()` ends and joins the threads; needed before the code is unmapped.
 
 Each worker has a mailbox on a cache line of its own: the caller sets it to 1, the worker runs the job and sets it to 0.
-A worker waits for its mailbox by spinning, a few ten microseconds, then asleep on a condition variable. One job runs
+A worker waits for its mailbox by spinning, some ten microseconds, then asleep on a condition variable. One job runs
 at a time: a caller that finds the pool busy runs its body alone, which gives the same bits. After a fork the child has
 none of the threads; it notices by its process id and starts afresh.
 """
@@ -26,7 +26,8 @@ from .target import Target
 
 MAX_THREADS = 256
 LINE = 16  # i32 in a cache line of 64 bytes
-SPINS = 1000  # pauses of 40 to 140 cycles: some ten microseconds, about what waking a sleeper costs
+SPINS = 100  # pauses of 40 to 140 cycles, a few microseconds; then the processor is offered to others
+YIELDS = 100  # offers, some ten microseconds when nobody takes them: about what waking a sleeper costs
 STACK_BYTES = 1 << 20  # musl's default of 128 KiB is too little beside 64 KiB of scratch rows
 BUSY = -1  # in place of a process id, while the pool is made afresh
 LIBC = {  # i32 results, as in the C library
@@ -165,8 +166,10 @@ class _Emitter:
             return b.icmp_signed("!=", b.or_(self._get(b, box), self._get(b, self.stop)), const(I32, 0))
 
         with _forever(b, "next"):
-            with if_(b, b.not_(self._spin(b, called))):
-                self._sleep(b, called)
+            with if_(b, b.not_(self._spin(b, called, SPINS, self._pause))):
+                idle = b.not_(self._spin(b, called, YIELDS, self._yield))
+                with if_(b, idle):
+                    self._sleep(b, called)
             with if_(b, b.icmp_signed("==", self._get(b, box), const(I32, 0))):  # so the pool closes
                 b.ret(const(PTR, None))
             body = b.load(self.job, align=8, typ=BODY_PTR)
@@ -229,17 +232,17 @@ class _Emitter:
         b.atomic_rmw("sub", self.sleepers, const(I32, 1), "seq_cst")
         self._call(b, "pthread_mutex_unlock", self.bell)
 
-    def _spin(self, b: ir.IRBuilder, ready: Callable[[], ir.Value]) -> ir.Value:
-        """Waits for `ready`, but not long; whether it came."""
-        head, again, done = (b.append_basic_block(name) for name in ("spin", "pause", "spun"))
+    def _spin(self, b: ir.IRBuilder, ready: Callable[[], ir.Value], times: int, idle: Callable) -> ir.Value:
+        """Looks for `ready` so many times, with `idle` in between; whether it came."""
+        head, again, done = (b.append_basic_block(name) for name in ("spin", "idle", "spun"))
         before = b.block
         b.branch(head)
         b.position_at_end(head)
         count = b.phi(I32)
         came = ready()
-        b.cbranch(b.or_(came, b.icmp_signed(">=", count, const(I32, SPINS))), done, again)
+        b.cbranch(b.or_(came, b.icmp_signed(">=", count, const(I32, times))), done, again)
         b.position_at_end(again)
-        self._pause(b)
+        idle(b)
         following = b.add(count, const(I32, 1))
         b.branch(head)
         count.add_incoming(const(I32, 0), before)
@@ -248,10 +251,12 @@ class _Emitter:
         return came
 
     def _wait(self, b: ir.IRBuilder, ready: Callable[[], ir.Value]) -> None:
-        """Waits for `ready`. After a short spin the processor is offered to others: there may be more threads than
-        cores, and then the one waited for needs it."""
-        with if_(b, b.not_(self._spin(b, ready))), _until(b, ready, "yield"):
-            self._call(b, "sched_yield")
+        """Waits for `ready`. There may be more threads than cores: the one waited for may need this processor."""
+        with if_(b, b.not_(self._spin(b, ready, SPINS, self._pause))), _until(b, ready, "yield"):
+            self._yield(b)
+
+    def _yield(self, b: ir.IRBuilder) -> None:
+        self._call(b, "sched_yield")
 
     def _pause(self, b: ir.IRBuilder) -> None:
         if self.target.arch == "x86_64":
