@@ -21,7 +21,24 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from .emit import I1, I8, I32, I64, PTR, VOID, address, const, function, if_, if_else, intrinsic, load_, loop, store_
+from .emit import (
+    I1,
+    I8,
+    I32,
+    I64,
+    PTR,
+    VOID,
+    address,
+    const,
+    function,
+    if_,
+    if_else,
+    intrinsic,
+    load_,
+    loop,
+    stack,
+    store_,
+)
 from .target import Target
 
 MAX_THREADS = 256
@@ -93,11 +110,12 @@ class _Emitter:
     def run(self) -> ir.Function:
         made, b = function(self.module, "pool_run", [BODY_PTR, PTR, I32], ["body", "ctx", "threads"])
         body, ctx, threads = made.args
-        alone, shared = b.append_basic_block("alone"), b.append_basic_block("shared")
-        many = b.append_basic_block("many")
+        many, mine, alone, shared = (b.append_basic_block(name) for name in ("many", "mine", "alone", "shared"))
         b.cbranch(b.icmp_signed(">", threads, const(I32, 1)), many, alone)
         b.position_at_end(many)
-        free = b.icmp_signed("==", self._call(b, "pthread_mutex_trylock", self._adopted(b)), const(I32, 0))
+        b.cbranch(self._adopted(b), mine, alone)
+        b.position_at_end(mine)
+        free = b.icmp_signed("==", self._call(b, "pthread_mutex_trylock", self.owner), const(I32, 0))
         b.cbranch(free, shared, alone)
         b.position_at_end(alone)
         b.call(body, [ctx, const(I32, 0), const(I32, 1)])
@@ -181,8 +199,7 @@ class _Emitter:
         """Makes the workers that are missing; the number of threads there are for a job of `threads`."""
         limit = const(I32, MAX_THREADS)
         wanted = b.select(b.icmp_signed("<", threads, limit), threads, limit)
-        room = b.alloca(ir.ArrayType(I8, 64), name="attributes")
-        room.align, room.type = 64, PTR
+        room = stack(b, I8, 64)
         with if_(b, b.icmp_signed("<", b.add(load_(b, self.workers, I32, None, 0), const(I32, 1)), wanted)):
             self._call(b, "pthread_attr_init", room)
             self._call(b, "pthread_attr_setstacksize", room, const(I64, STACK_BYTES))
@@ -200,22 +217,18 @@ class _Emitter:
         return b.select(b.icmp_signed("<", team, wanted), team, wanted)
 
     def _adopted(self, b: ir.IRBuilder) -> ir.Value:
-        """The owner's mutex, of a pool that belongs to this process. In a forked child the threads are gone and the
-        mutexes stand as some thread of the parent left them: all of it starts at zero again."""
+        """Whether the pool belongs to this process. In a forked child the threads are gone and the mutexes stand as
+        some thread of the parent left them: whoever notices first sets all of it to zero."""
         me, known = self._call(b, "getpid"), self._get(b, self.pid)
-        with if_(b, b.icmp_signed("!=", me, known)):
+        foreign = b.and_(b.icmp_signed("!=", known, me), b.icmp_signed("!=", known, const(I32, BUSY)))
+        with if_(b, foreign):
             taken = b.cmpxchg(self.pid, known, const(I32, BUSY), "seq_cst", "seq_cst")
-            won = b.and_(b.extract_value(taken, 1), b.icmp_signed("!=", known, const(I32, BUSY)))
-            with if_(b, won):
-                with if_(b, b.icmp_signed("!=", known, const(I32, 0))):
-                    for memory, size in (
-                        (self.owner, 64), (self.bell, 64), (self.rung, 64), (self.boxes, 64 * MAX_THREADS),
-                        (self.workers, 64), (self.sleepers, 64), (self.stop, 64),
-                    ):  # fmt: skip
-                        args = [memory, const(I8, 0), const(I64, size), const(I1, 0)]
-                        intrinsic(b, "memset", VOID, args, ".p0.i64")
+            with if_(b, b.extract_value(taken, 1)):
+                for memory in (self.owner, self.bell, self.rung, self.boxes, self.workers, self.sleepers, self.stop):
+                    size = const(I64, memory.value_type.count)
+                    intrinsic(b, "memset", VOID, [memory, const(I8, 0), size, const(I1, 0)], ".p0.i64")
                 b.atomic_rmw("xchg", self.pid, me, "seq_cst")
-        return self.owner
+        return b.icmp_signed("==", self._get(b, self.pid), me)
 
     # waiting
 
