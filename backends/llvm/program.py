@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from graphc.ir import GraphcError
 from graphc.schedule import image
 from graphc.schedule.image import aligned_zeros
 from graphc.schedule.kernels import Schedule
@@ -20,7 +21,7 @@ from graphc.schedule.layout import NUMPY, Buffer
 
 from . import jit
 from .assemble import assemble
-from .target import Target, host
+from .target import Target, host, runs_here
 
 RUN = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5, ctypes.c_int)
 CLOSE = ctypes.CFUNCTYPE(None)
@@ -47,6 +48,11 @@ class LlvmProgram:
         threads: int = 1,
     ):
         self.schedule, self.target, self.threads = schedule, target or host(), threads
+        if not runs_here(self.target):
+            raise GraphcError(
+                f"a program for {self.target.name} cannot run here: this processor is a {host().cpu}\n"
+                '  take cpu="native", or build an executable for the other machine'
+            )
         self.weights = _aligned(weights, schedule.weight_bytes, "weights")
         self.state = np.zeros(0, np.uint8) if state is None else state
         module = str(assemble(schedule, self.target, PREFIX))

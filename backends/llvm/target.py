@@ -84,6 +84,12 @@ def by_name(name: str) -> Target:
     return _NAMED[name]()
 
 
+def runs_here(target: Target) -> bool:
+    """Whether this processor has the instructions of `target`, by its architecture and vectors."""
+    here = host()
+    return target.arch == here.arch and target.vector_bytes <= here.vector_bytes
+
+
 def _vectors(triple: str, features: Mapping[str, bool]) -> tuple[int, int]:
     """Bytes of a vector register and the number of them."""
     if triple.startswith(("aarch64", "arm64")):

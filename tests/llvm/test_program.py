@@ -13,6 +13,7 @@ from llvmlite import ir
 from graphc.backends.llvm import target
 from graphc.backends.llvm.assemble import SHARED_NS, assemble, emit_kernel, emit_kernels, groups, places_of, work_ns
 from graphc.backends.llvm.program import LlvmProgram
+from graphc.ir import GraphcError
 from graphc.schedule.expr import Aff, const, load
 from graphc.schedule.kernels import ACC, Access, Contraction, Loops, Reduce, Schedule, Stage, Store
 from graphc.schedule.layout import Buffer
@@ -280,6 +281,12 @@ def test_numbers_are_scalars():
     kernel = Loops("k", (), (Stage((), (Store("y", (), load("x", ()) * 2.0),)),))
     made = program(schedule([kernel], [given("x", ()), Buffer("y", (), "f32", place="output")]))
     assert made(1.5)[0] == 3.0 and made(2)[0] == 4.0 and made(np.float64(0.5))[0] == 1.0
+
+
+def test_a_program_for_another_processor_is_refused():
+    other = target.aarch64() if target.host().arch == "x86_64" else target.x86_64_v3()
+    with pytest.raises(GraphcError, match=f"for {other.name} cannot run here"):
+        program(chain(SMALL), target=other)
 
 
 def test_memories_of_the_wrong_size_are_told():
