@@ -294,6 +294,6 @@ def source_text(kind: str) -> Callable[[Namespace, Network], str]:
 STAGES: Mapping[str, Callable[[Namespace, Network], str]] = {
     "graph": graph_text,
     "schedule": schedule_text,
-    "llvm": source_text("ll"),
-    "asm": source_text("s"),
+    "llvm": source_text(".ll"),
+    "asm": source_text(".s"),
 }

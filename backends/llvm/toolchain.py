@@ -29,6 +29,8 @@ INSTALL = 'pip install "graphc-compiler[toolchain]"  (or install a C compiler: c
 class BuildError(GraphcError):
     """A program could not be built: no linker, a failing one, or a place that cannot be written."""
 
+    exit_status = 1  # of the command line: a failure at work, not a bad request
+
 
 @dataclass(frozen=True)
 class Toolchain:

@@ -35,7 +35,10 @@ def run(
             raise GraphcError(f"graph {graph.name}: no data for %{v.name}: {v.type}; pass data={{{v.name!r}: array}}")
         env[v] = as_type(array_of(given[v.name]), v.type, dtype, v.name)
     for v, array in zip(graph.inputs, in_order(graph, inputs), strict=True):
-        env[v] = as_type(np.asarray(array), v.type, dtype, v.name)
+        array = np.asarray(array)
+        if not np.can_cast(array.dtype, NUMPY[v.dtype], "same_kind"):
+            raise GraphcError(f"{v.name} has element type {v.dtype}, got {array.dtype}")
+        env[v] = as_type(array, v.type, dtype, v.name)
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             try:

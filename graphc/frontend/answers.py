@@ -68,8 +68,10 @@ def few(array: np.ndarray) -> str:
 
 
 def number(value: np.generic) -> float | int | None:
-    """JSON has no NaN and no infinity: null."""
-    return value.item() if math.isfinite(value) else None
+    """Nine digits bring a float32 back, as in the executables. JSON has no NaN and no infinity: null."""
+    if not math.isfinite(value):
+        return None
+    return float(f"{value:.9g}") if isinstance(value, np.floating) else value.item()
 
 
 def save(path: str, arrays: Sequence[np.ndarray]) -> None:
