@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from graphc.schedule.expr import Aff, axis, binary, cast, const, guard, load, select, temp, unary
 from graphc.schedule.kernels import ACC, Access, Contraction, Kernel, Loops, Reduce, Stage, Store
@@ -196,6 +197,37 @@ def adamw(size: int) -> Sample:
     e_m, e_v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
     expected = {"m": e_m, "v": e_v, "w": 0.99 * w - 0.01 * e_m / (np.sqrt(e_v) + 1e-6)}
     return Sample(kernel, buffers, {"w": w, "m": m, "v": v, "g": grad}, expected)
+
+
+def masks_and_counts(rows: int, size: int) -> Sample:
+    """i1 and i32 in memory: y = x where kept, the sign as a mask, and how many are kept in each row."""
+    g = rng(rows, size)
+    x, keep = g.normal(size=(rows, size)), g.integers(0, 2, (rows, size)).astype(bool)
+    buffers = _named(
+        *(Buffer(n, (rows, size), d) for n, d in (("x", "f32"), ("keep", "i1"), ("y", "f32"), ("negative", "i1"))),
+        *(Buffer(n, (rows,), "i32") for n in ("count", "last")),
+    )
+    i = ids("m", "i")
+    kept = load("keep", i, "i1")
+    kernel = Loops(
+        "masks",
+        (("m", rows),),
+        (
+            Stage(
+                (("i", size),),
+                (
+                    Store("y", i, select(kept, load("x", i), 0.0)),
+                    Store("negative", i, load("x", i) < 0.0),
+                    Reduce("c", "sum", cast(kept, "i32")),
+                    Reduce("l", "max", select(kept, axis("i"), const(-1, "i32"))),
+                ),
+            ),
+            Stage((), (Store("count", ids("m"), temp("c", "i32")), Store("last", ids("m"), temp("l", "i32")))),
+        ),
+    )
+    last = np.where(keep, np.arange(size), -1).max(1)
+    expected = {"y": np.where(keep, np.float32(x), 0), "negative": x < 0, "count": keep.sum(1), "last": last}
+    return Sample(kernel, buffers, {"x": x, "keep": keep}, expected)
 
 
 # rows
@@ -760,6 +792,7 @@ def _named(*buffers: Buffer) -> dict[str, Buffer]:
 
 
 SAMPLES: dict[str, Callable[[], Sample]] = {}
+_KINDS: dict[tuple[str, str | None], list[str]] = {}  # (kernel, layout) -> names
 
 
 def _table() -> Iterator[tuple[str, Callable[..., Sample], tuple]]:
@@ -802,6 +835,7 @@ def _table() -> Iterator[tuple[str, Callable[..., Sample], tuple]]:
         yield "arg_max", arg_max, (m, n)
         yield "arg_max", arg_max, (m, n, True)
         yield "cross_entropy", cross_entropy, (m, n)
+        yield "masks_and_counts", masks_and_counts, (m, n)
     yield "column_sums", column_sums, (130, 515)
     yield "softmax_last", softmax_last, (3, 1500)
     for size in (5, 1000):
@@ -831,5 +865,13 @@ def _table() -> Iterator[tuple[str, Callable[..., Sample], tuple]]:
 
 
 for _kind, _make, _args in _table():
-    _text = "-".join(str(a).replace(" ", "") for a in _args)
-    SAMPLES[f"{_kind}-{_text}"] = lambda make=_make, args=_args: make(*args)
+    _name = f"{_kind}-" + "-".join(str(a).replace(" ", "") for a in _args)
+    SAMPLES[_name] = lambda make=_make, args=_args: make(*args)
+    _KINDS.setdefault((_kind, next((a for a in _args if a in ("plain", "blocked")), None)), []).append(_name)
+
+
+def names(*kinds: str) -> list:
+    """The samples (of these kernels) for `pytest.mark.parametrize`: two of each kernel and layout, the rest slow."""
+    quick = {name for group in _KINDS.values() for name in (group[min(1, len(group) - 1)], group[len(group) // 2])}
+    chosen = [name for name in SAMPLES if not kinds or name.startswith(kinds)]
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in chosen]

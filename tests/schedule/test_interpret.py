@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from loop_samples import SAMPLES, ids
+from loop_samples import SAMPLES, ids, names
 
 from graphc.schedule.expr import Aff, load, temp
 from graphc.schedule.interpret import run_kernel
@@ -13,7 +13,7 @@ from graphc.schedule.layout import Buffer
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", names())
 def test_interpreter_equals_numpy(name):
     sample = SAMPLES[name]()
     arrays = sample.arrays()
