@@ -1,6 +1,7 @@
 """What the benchmarks share: pinning, fair timing of several programs, facts about the machine, tables and JSON.
 
-Programs that are compared run in turn, one call each, so that a change of the clock or of other load meets all alike.
+Programs that are compared run in turn in short blocks, so that a change of the clock or of other load meets all alike,
+while the threads that one program leaves spinning for its next call do not take the processor from another.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 from rich.console import Console
 from rich.table import Table
 
+PAUSE = 0.05  # seconds before a block: longer than the threads of any peer spin
+BLOCK = 0.2  # seconds of calls
 PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "torch")
 
 
@@ -50,9 +53,13 @@ def interleaved(
     end = perf_counter() + seconds
     while perf_counter() < end or len(next(iter(times.values()))) < least:
         for name, program in programs.items():
-            start = perf_counter()
+            sleep(PAUSE)
             program()
-            times[name].append(perf_counter() - start)
+            stop = perf_counter() + BLOCK
+            while not times[name] or perf_counter() < stop:
+                start = perf_counter()
+                program()
+                times[name].append(perf_counter() - start)
     return {name: Timing.of(taken) for name, taken in times.items()}
 
 

@@ -29,8 +29,8 @@ def peer_model(torch, model: nn.Module):
             super().__init__()
             t = torch.nn
             self.features = t.Sequential(
-                *(t.Conv2d(1, 20, 5, padding=2), t.ReLU(), t.MaxPool2d(2)),
-                *(t.Conv2d(20, 50, 5, padding=2), t.ReLU(), t.MaxPool2d(2)),
+                *(t.Conv2d(1, 20, 5, padding=2), t.MaxPool2d(2)),
+                *(t.Conv2d(20, 50, 5, padding=2), t.MaxPool2d(2)),
             )
             self.classifier = t.Sequential(t.Flatten(), t.Linear(2450, 500), t.ReLU(), t.Linear(500, 10))
 
