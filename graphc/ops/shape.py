@@ -7,7 +7,9 @@ consumers read the operand directly and nothing is copied.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -179,21 +181,33 @@ class Pad(Op):
         return (dy[0][inside],)
 
     def lower(self, k) -> None:
+        """One kernel for each group of residues modulo interior + 1 with equal extents, each residue a store: every
+        element is written once, those of one residue in each dimension from the operand, the others zero."""
         x, out = k.inputs[0], k.outputs[0]
         zero = k.const(0, x.dtype)
-        if not any(self.interior):
-            at = k.axes(out.shape)
-            source = [i - b for i, b in zip(at, self.before, strict=True)]
-            inside = [(i, 0, n) for i, n in zip(source, x.shape, strict=True)]
-            k.store(0, at, k.guard(k.load(0, source), zero, inside))
+        for group in product(*(self.residues(d, n) for d, n in enumerate(out.shape))):
+            at = k.axes(tuple(count for count, _ in group))
+            for residues in product(*(rs for _, rs in group)):
+                settings = zip(at, residues, self.before, self.interior, strict=True)
+                place = [a * (i + 1) + r for a, r, _, i in settings]
+                value = zero
+                if all((b - r) % (i + 1) == 0 for r, b, i in zip(residues, self.before, self.interior, strict=True)):
+                    source = [
+                        a - (b - r) // (i + 1)
+                        for a, r, b, i in zip(at, residues, self.before, self.interior, strict=True)
+                    ]
+                    inside = [(i, 0, n) for i, n in zip(source, x.shape, strict=True)]
+                    value = k.guard(k.load(0, source), zero, inside)
+                k.store(0, place, value)
             k.finish(at)
-            return
-        at = k.axes(out.shape)
-        k.store(0, at, zero)
-        k.finish(at)
-        at = k.axes(x.shape)
-        k.store(0, [i * (s + 1) + b for i, s, b in zip(at, self.interior, self.before, strict=True)], k.load(0, at))
-        k.finish(at)
+
+    def residues(self, axis: int, extent: int) -> Iterator[tuple[int, list[int]]]:
+        """Positions a * (interior + 1) + r of the result, grouped by how many a there are: (count, [r])."""
+        step = self.interior[axis] + 1
+        counts: dict[int, list[int]] = {}
+        for r in range(min(step, extent)):
+            counts.setdefault(-(-(extent - r) // step), []).append(r)
+        yield from counts.items()
 
 
 def pad(x, before, after, interior):
