@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphc.compiled import CompiledNetwork, CompiledStep
-from graphc.ir import Graph, GraphcError, ShapeError, TensorType, dims, located, scope
+from graphc.ir import Graph, GraphcError, ShapeError, TensorType, dims, located, plain_name, scope
 from graphc.nn import CrossEntropyLoss, Module
 from graphc.nn.optim import SGD
 from graphc.nn.trace import Trace, trace
@@ -109,7 +109,7 @@ def traced(model: Callable, types: Sequence[TensorType], preprocess: Preprocess 
 
 def traced_graph(model: object, input: Shapes, preprocess: Preprocess | None = None, name: str | None = None) -> Graph:
     """The graph of a module, function, tensor or list of tensors as the user wrote it, in training form."""
-    name = name or name_of(model)
+    name = plain_name(name or name_of(model))
     if isinstance(model, Tensor) or (isinstance(model, Sequence) and all(isinstance(t, Tensor) for t in model)):
         return graph_of(name, [model] if isinstance(model, Tensor) else list(model))
     if not callable(model):
@@ -129,7 +129,7 @@ def training_graph(model: Callable, input: Shapes, loss: Callable, optimizer) ->
         raise GraphcError(
             f"the loss has shape {dims(value.shape)}\n  expected one number; use reduction='mean' or 'sum'"
         )
-    graph = found.graph(name_of(model), [value, *found.outputs], [target])
+    graph = found.graph(plain_name(name_of(model)), [value, *found.outputs], [target])
     for node in graph.nodes:
         x = node.inputs[0] if node.inputs else None
         if isinstance(node.op, BatchNorm) and x.type.elements == x.shape[1]:

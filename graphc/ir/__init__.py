@@ -3,7 +3,7 @@
 from .builder import current_scope, located, make_node, origin, scope, user_line
 from .graph import Deferred, Graph, Node, Value, array_of
 from .op import Cost, GraphcError, Op, ShapeError, require
-from .text import ParseError, legal_name, parse, show
+from .text import ParseError, legal_name, parse, plain_name, show
 from .types import NUMPY, TensorType, dims
 from .verify import InvalidGraph, verify
 
@@ -28,6 +28,7 @@ __all__ = [
     "make_node",
     "origin",
     "parse",
+    "plain_name",
     "require",
     "scope",
     "show",

@@ -26,9 +26,14 @@ def names(graph: Graph) -> dict[Value, str]:
 
 
 def legal_name(name: str) -> bool:
-    """Whether the text can hold this name of a graph or leaf: no blanks, commas, brackets, quotes, % or #, and not a
-    mere number, which is what results of nodes are called."""
+    """Whether the text can hold this name of a leaf: no blanks, commas, brackets, quotes, % or #, and not a mere number,
+    which is what results of nodes are called."""
     return bool(name) and not name.isdigit() and not _ILLEGAL.search(name)
+
+
+def plain_name(text: str) -> str:
+    """A name for a graph made of any text, such as a file's name: what the graph text cannot hold becomes `_`."""
+    return _ILLEGAL.sub("_", text) or "graph"
 
 
 def show(graph: Graph) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .graph import Graph, Value
 from .op import GraphcError
-from .text import legal_name
+from .text import legal_name, plain_name
 
 
 class InvalidGraph(GraphcError):
@@ -22,7 +22,9 @@ def verify(graph: Graph, after: str = "") -> Graph:
     names = Counter(v.name for v in graph.leaves)
     problems += [f"{n} leaves are called %{name}" for name, n in names.items() if n > 1]
     problems += [f"a leaf of type {v.type} has no name" for v in graph.leaves if not v.name]
-    problems += [f"the text cannot hold the name {n!r}" for n in (graph.name, *names) if n and not legal_name(n)]
+    problems += [f"the text cannot hold the name {n!r}" for n in names if n and not legal_name(n)]
+    if graph.name != plain_name(graph.name):
+        problems.append(f"the text cannot hold the name {graph.name!r}")
     problems += data_problems(graph)
 
     for i, node in enumerate(graph.nodes):
