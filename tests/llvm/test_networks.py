@@ -1,0 +1,241 @@
+"""Whole networks on the compiled backend: the reference's numbers, the same bits for any number of threads, and the
+same bits from the executable."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from schedule.networks import GRAPHS, Grouped, Residual, draw
+
+import graphc
+from graphc import nn
+from graphc.backends import llvm
+from graphc.backends.reference import run
+from graphc.models import get
+from graphc.schedule import make_schedule
+
+# The project's bound for every network: 1e-5 of the output's scale, forward and gradients.
+TOLERANCE = 1e-5
+THREADS = (1, 2, 3, 8)
+
+
+def close(got: np.ndarray, want: np.ndarray, what: str = "", tolerance: float = TOLERANCE) -> None:
+    scale = np.abs(want).max(initial=0.0)
+    error = np.abs(got.astype(np.float64) - want).max(initial=0.0)
+    assert error <= tolerance * scale, f"{what}: error {error:.3g} at scale {scale:.3g}"
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+# the zoo: whole size where that takes seconds, smaller images and fewer classes elsewhere
+ZOO = [
+    ("mlp", (3, 784), {}),
+    ("lenet5", (1, 1, 28, 28), {}),
+    ("lenet5", (3, 1, 28, 28), {}),
+    ("alexnet", (1, 3, 224, 224), {}),
+    ("resnet18", (2, 3, 64, 64), {}),
+    ("resnet50", (1, 3, 64, 64), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), ZOO, ids=lambda v: str(v).replace(" ", ""))
+def test_zoo_gives_the_reference_numbers(name, shape, options):
+    net = graphc.compile(get(name).make(**options), shape)
+    x = images(*shape)
+    net.program.poison()
+    got = net(x)
+    ((want,), _) = run(net.graph, [x])
+    close(got, want, name)
+    net.program.poison()
+    assert (net(x) == got).all(), "a second run gives other bits"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50"])
+def test_zoo_at_full_size(name):
+    shape = get(name).input
+    net = graphc.compile(get(name).make(), shape)
+    x = images(*shape)
+    ((want,), _) = run(net.graph, [x])
+    close(net(x), want, name)
+
+
+def step_of(model: nn.Module, shape: tuple[int, ...], optimizer=None, **options):
+    optimizer = optimizer or graphc.optim.SGD(lr=0.05, momentum=0.9, weight_decay=1e-3)
+    return graphc.compile_training(model, shape, loss=nn.CrossEntropyLoss(), optimizer=optimizer, **options)
+
+
+TRAINED = [
+    pytest.param("mlp", (7, 784), id="mlp"),
+    pytest.param("lenet5", (5, 1, 28, 28), id="lenet5"),
+    # 64x64 leaves 2x2 maps in the last stage: a batch norm over very few values is ill conditioned in any precision
+    pytest.param("resnet18", (4, 3, 64, 64), id="resnet18", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "shape"), TRAINED)
+def test_training_step_gives_the_reference_numbers(name, shape):
+    """Every weight, moment and statistic after one step. The change is compared, not only the value: with momentum 0 at
+    the start, the moments are the gradients."""
+    graphc.seed(0)
+    step = step_of(get(name).make(classes=10), shape, graphc.optim.SGD(lr=0.05, momentum=0.9))
+    x, labels = images(*shape), np.arange(shape[0], dtype=np.int32) % 10
+    before = step.save()
+    step.program.poison()
+    loss = step(x, labels)
+    outputs, updates = run(step.graph, [x, labels], data=before)
+    assert abs(loss - outputs[0]) <= TOLERANCE * abs(outputs[0])
+    for key, want in updates.items():
+        close(step.program.read_state(key), want, key)
+
+
+@pytest.mark.parametrize("name", list(GRAPHS))
+def test_small_networks_give_the_reference_numbers(name):
+    """Ragged channels, strides, groups, dilation, dropout, every norm: state after one step included."""
+    graph = GRAPHS[name]()
+    schedule = make_schedule(graph)
+    program = llvm.compile(schedule, graph)
+    program.poison()
+    inputs = draw(graph)
+    got = program(*inputs)
+    want, updates = run(graph, inputs)
+    for a, b in zip(got, want, strict=True):
+        close(a, b)
+    for key, value in updates.items():
+        if key.endswith(".square"):
+            continue  # squares of gradients: their scale says nothing about a weight's rounding
+        close(program.read_state(key), value, key, 1e-4 if "Adam" in name else TOLERANCE)
+
+
+SAME_BITS = [
+    pytest.param(Residual, (3, 3, 13, 11), id="residual"),
+    pytest.param(Grouped, (3, 6, 9, 9), id="grouped"),
+    pytest.param(get("lenet5").make, (64, 1, 28, 28), id="lenet5"),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), SAME_BITS)
+def test_bits_do_not_depend_on_threads(make, shape):
+    x, labels = images(*shape), np.arange(shape[0], dtype=np.int32) % 5
+    model = make()
+    net = graphc.compile(model, shape)
+    first = net(x)
+    for net.program.threads in THREADS:
+        net.program.poison()
+        assert (net(x) == first).all(), f"{net.program.threads} threads"
+
+    step = step_of(model, shape)
+    start, runs = step.save(), []
+    for step.program.threads in THREADS:
+        step.restore(start)
+        step.program.poison()
+        runs.append(([step(x, labels) for _ in range(3)], step.save()))
+    for losses, state in runs[1:]:
+        assert losses == runs[0][0]
+        for key, value in state.items():
+            np.testing.assert_array_equal(value, runs[0][1][key], err_msg=key)
+
+
+def test_the_last_partial_batch_uses_the_same_state():
+    """Steps of 4 and 3 samples in turn give what the reference gives."""
+    losses = []
+    for backend in ("llvm", "reference"):
+        graphc.seed(2)
+        model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3))
+        step = step_of(model, (4, 1, 6, 6), backend=backend)
+        x, labels = images(4, 1, 6, 6), np.array([0, 1, 2, 1], np.int32)
+        losses.append([step(x[:n], labels[:n]) for n in (4, 3, 4, 3, 4)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_the_model_sees_its_trained_weights_and_keeps_them():
+    model = get("mlp").make(classes=3)
+    step = step_of(model, (4, 784))
+    before = {k: v.copy() for k, v in model.state_dict().items()}
+    x, labels = images(4, 784), np.array([0, 1, 2, 1])
+    first = step(x, labels)
+    after = model.state_dict()
+    assert any((after[k] != before[k]).any() for k in before)
+    net = graphc.compile(model, (4, 784))  # takes the trained weights
+    close(net(x), run(net.graph, [x])[0][0])
+    model.load_state_dict(before)  # reaches into the program
+    assert step(x, labels) == first
+
+
+def test_learning_rate_changes_without_compiling():
+    model = get("mlp").make(classes=3)
+    step = step_of(model, (4, 784), graphc.optim.SGD(lr=0.1))
+    step.lr = 0.0
+    before = {k: v.copy() for k, v in model.state_dict().items()}
+    step(images(4, 784), np.array([0, 1, 2, 1]))
+    assert step.lr == 0.0
+    assert all((v == before[k]).all() for k, v in model.state_dict().items())
+
+
+def test_scalars_and_gradients_of_the_course_exercise():
+    """f = x0 / exp(-(x0 y0 + x1 y1)) at (1, -1, 1, -2) is e^3; its gradients in closed form."""
+    x0, x1, y0, y1 = (graphc.input((), name=n) for n in ("x0", "x1", "y0", "y1"))
+    f = x0 / graphc.exp(-(x0 * y0 + x1 * y1))
+    program = graphc.compile([f, *graphc.grad(f, [x0, x1, y0, y1])])
+    cube = np.e**3
+    got = [float(v) for v in program(1.0, -1.0, 1.0, -2.0)]
+    np.testing.assert_allclose(got, [cube, 2 * cube, -2 * cube, cube, -cube], rtol=1e-6)
+
+
+def executable(net, path, **options) -> str:
+    if not shutil.which("cc"):
+        pytest.importorskip("ziglang")
+    net.build(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: get("lenet5").make(), (1, 1, 28, 28)),
+        (lambda: Residual(), (2, 3, 13, 11)),
+        (lambda: Grouped(), (1, 6, 9, 9)),
+    ],
+    ids=["lenet5", "residual", "grouped"],
+)
+def test_executable_gives_the_same_bits(make, shape, tmp_path):
+    net = graphc.compile(make(), shape)
+    path = executable(net, tmp_path / "net")
+    x = images(*shape)
+    np.save(tmp_path / "x.npy", x)
+    for threads in (1, 2, 3):
+        command = [path, "--threads", str(threads), "--output", tmp_path / "y.npy", tmp_path / "x.npy"]
+        subprocess.run(command, check=True, capture_output=True)
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), net(x))
+    done = subprocess.run([path, "--selftest"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_preprocessing_belongs_to_the_program(tmp_path):
+    """Bytes in, scaled and normalised by graph nodes: the same scores as doing it by hand."""
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 36, 4))
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    prepare = graphc.Preprocess(scale=1 / 255, mean=mean, std=std)
+    net = graphc.compile(model, (1, 3, 8, 8), preprocess=prepare)
+    pixels = np.random.default_rng(3).integers(0, 256, (1, 3, 8, 8), np.uint8)
+    by_hand = (pixels / 255 - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
+    plain = graphc.compile(model, (1, 3, 8, 8))
+    close(net(pixels), plain(by_hand.astype(np.float32)))
+    path = executable(net, tmp_path / "net")
+    (tmp_path / "image.ppm").write_bytes(b"P6 8 8 255\n" + pixels[0].transpose(1, 2, 0).tobytes())
+    subprocess.run([path, "--output", tmp_path / "y.npy", tmp_path / "image.ppm"], check=True, capture_output=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), net(pixels))
+
+
+def test_executable_holds_a_clone_for_avx512(tmp_path):
+    if llvm.target_of("native").arch != "x86_64":
+        pytest.skip("the portable executable has clones on x86-64")
+    path = executable(graphc.compile(get("mlp").make(), (1, 784)), tmp_path / "mlp")
+    info = subprocess.run([path, "--info"], check=True, capture_output=True, text=True).stdout
+    assert "x86-64-v3" in info
+    assert "x86-64-v4" in info
