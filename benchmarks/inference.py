@@ -52,9 +52,9 @@ def row(name: str, batch: int, threads: int, ours: Timing, theirs: Timing, error
         "batch": batch,
         "threads": threads,
         "graphc_ms": ms(ours),
-        "graphc_10..90%": spread(ours),
+        "10..90%": spread(ours),
         "onnxruntime_ms": ms(theirs),
-        "onnxruntime_10..90%": spread(theirs),
+        "peer_10..90%": spread(theirs),
         "ratio": ms(ours) / ms(theirs),
         "difference": error,
     }

@@ -18,11 +18,13 @@ from importlib import metadata
 from pathlib import Path
 from time import perf_counter, sleep
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 PAUSE = 0.05  # seconds before a block: longer than the threads of any peer spin
 BLOCK = 0.2  # seconds of calls
+WIDE = 120
 PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "torch")
 
 
@@ -96,19 +98,21 @@ def show(title: str, rows: Sequence[Mapping[str, object]], as_json: bool) -> Non
     if as_json:
         print(json.dumps({"benchmark": title, "rows": list(rows), "machine": machine()}, indent=2))
         return
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column, first in rows[0].items():
+        justify = "left" if isinstance(first, str) else "right"
+        table.add_column(column.replace("_", " "), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(cell(value) for value in row.values()))
-    console = Console()
+    # A file or a pipe has no width: then lines are as long as they are.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     console.print(table)
     console.print(" · ".join(f"{name} {value}" for name, value in machine().items()), highlight=False)
 
 
 def cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else str(value)
 
 
@@ -117,8 +121,8 @@ def ms(timing: Timing) -> float:
 
 
 def spread(timing: Timing) -> str:
-    """How far single runs lie from the median: 10th to 90th percentile."""
-    return f"{timing.low * 1e3:.3g}..{timing.high * 1e3:.3g}"
+    """How far single runs lie apart: 10th to 90th percentile, ms."""
+    return f"{cell(timing.low * 1e3)}..{cell(timing.high * 1e3)}"
 
 
 def arguments(description: str, **defaults: object) -> argparse.Namespace:

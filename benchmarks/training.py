@@ -22,22 +22,11 @@ AGREE = 1e-3
 
 
 def peer_model(torch, model: nn.Module):
-    """The same network in PyTorch with the same weights; names of weights are the same."""
+    """The same network in PyTorch with the same weights."""
 
-    class LeNet5(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            t = torch.nn
-            self.features = t.Sequential(
-                *(t.Conv2d(1, 20, 5, padding=2), t.MaxPool2d(2)),
-                *(t.Conv2d(20, 50, 5, padding=2), t.MaxPool2d(2)),
-            )
-            self.classifier = t.Sequential(t.Flatten(), t.Linear(2450, 500), t.ReLU(), t.Linear(500, 10))
-
-        def forward(self, x):
-            return self.classifier(self.features(x))
-
-    twin = LeNet5()
+    t = torch.nn
+    features = [t.Conv2d(1, 20, 5, padding=2), t.MaxPool2d(2), t.Conv2d(20, 50, 5, padding=2), t.MaxPool2d(2)]
+    twin = t.Sequential(*features, t.Flatten(), t.Linear(2450, 500), t.ReLU(), t.Linear(500, 10))
     arrays = model.state_dict()
     # Both list their parameters in the order of the layers.
     for parameter, array in zip(twin.parameters(), arrays.values(), strict=True):
@@ -89,9 +78,9 @@ def compare(torch, batch: int, threads: int, seconds: float) -> dict[str, object
         "batch": batch,
         "threads": threads,
         "graphc_ms": ms(timed["graphc"]),
-        "graphc_10..90%": spread(timed["graphc"]),
-        "pytorch_eager_ms": ms(timed["pytorch contiguous"]),
-        "pytorch_channels_last_ms": ms(timed["pytorch channels_last"]),
+        "10..90%": spread(timed["graphc"]),
+        "eager_ms": ms(timed["pytorch contiguous"]),
+        "channels_last_ms": ms(timed["pytorch channels_last"]),
         "ratio_to_best": ms(timed["graphc"]) / best,
         "loss_difference": apart,
     }

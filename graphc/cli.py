@@ -104,7 +104,12 @@ def summary_command(p: Parser) -> None:
 
 def train_command(p: Parser) -> None:
     network(p, batch=64)
-    p.option("--data", required=True, metavar="DATA", help="`digits`, or FILE.npz with images and labels")
+    p.option(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="`digits`, or FILE.npz: images (float32, or uint8 divided by 255), labels",
+    )
     p.option("--out", required=True, metavar="FILE", help="safetensors file to write, after each epoch")
     p.option("--epochs", type=at_least(1), metavar="N", default=10, help="passes over the data (default: 10)")
     p.option("--optimizer", choices=tuple(commands.OPTIMIZERS), default="sgd", help="default: sgd")
