@@ -145,10 +145,11 @@ def packing(kernel: Contraction, shape: tuple[int, ...], x: Layout | None = None
 def weight_layouts(schedule: Schedule) -> dict[str, Layout]:
     """Packed layouts of stored weights, of the gradients contractions compute for them, and of moments."""
     out: dict[str, Layout] = {}
+    aliased = set(schedule.aliases) | set(schedule.aliases.values())
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
             b = schedule.buffers[kernel.w.buffer]
-            stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliases
+            stored = b.place in ("weight", "state", "const") and b.name not in aliased
             if stored and b.name not in out and (layout := packing(kernel, b.shape)):
                 out[b.name] = layout
     for kernel in schedule.kernels:  # a kernel that changes a packed weight: its other operands of that shape follow
@@ -166,13 +167,14 @@ def spread(schedule: Schedule, kernel: Kernel, layouts: dict[str, Layout]) -> No
         ]
     else:
         touched = accesses(kernel)
+    aliased = set(schedule.aliases) | set(schedule.aliases.values())
     for name, indices in touched:
         if name not in layouts:
             continue
         for other, at in touched:
             b = schedule.buffers[other]
             same = at == indices and b.shape == schedule.buffers[name].shape
-            if same and other not in layouts and b.place in ("state", "arena") and other not in schedule.aliases:
+            if same and other not in layouts and b.place in ("state", "arena") and other not in aliased:
                 layouts[other] = layouts[name]
 
 
@@ -221,13 +223,15 @@ def copied(
 
 
 def copy_borders(schedule: Schedule) -> Schedule:
-    """A contraction that reads past the edges of the caller's array reads a copy, which can have a halo."""
+    """A contraction that reads past the edges of the caller's array, or of memory with a second name, reads a copy,
+    which can have a halo."""
+    aliased = set(schedule.aliases) | set(schedule.aliases.values())
     made: dict = {}
     kernels: list[Kernel] = []
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
             b = schedule.buffers[kernel.x.buffer]
-            held = b.place in ("input", "output", "state", "weight", "const") or b.name in schedule.aliases
+            held = b.place in ("input", "output", "state", "weight", "const") or b.name in aliased
             if held and margins(kernel, b):
                 before, kernel = copied(schedule, kernel, "x", b.layout, made)
                 kernels += before

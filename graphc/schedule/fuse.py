@@ -72,7 +72,11 @@ class Fusion:
 
     def in_place(self, kernel: Kernel) -> bool:
         """Whether what the kernel changes for good (weights, state) is read at the very element it writes, so that no
-        point of its parallel axes sees what another has changed."""
+        point of its parallel axes sees what another has changed; and whether it knows all it writes by one name."""
+        written = {self.schedule.root(b) for b in writes(kernel)}
+        names = {*reads(kernel), *writes(kernel)}
+        if len([n for n in names if self.schedule.root(n) in written]) > len(written):
+            return False
         changed = {s.buffer: s.indices for s in stores(kernel) if self.buffers[s.buffer].place != "arena"}
         return all(e.attr[1] == changed.get(e.attr[0], e.attr[1]) for e in kernel.loads)
 

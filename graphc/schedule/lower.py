@@ -263,6 +263,11 @@ class KernelBuilder:
         self.lowering.kernels.append(Loops(self.name, self._over(par), stages, scope=self.scope))
         self._start()
 
+    def leaves_edges(self, shape: Sequence[int], at: Indices) -> bool:
+        """Whether indices reach past the edges (padding). Behind a view there are other elements, not zeros."""
+        ranges = [Aff.of(i).range(self._extents) for i in at]
+        return any(least < 0 or most >= n for (least, most), n in zip(ranges, shape, strict=True))
+
     def contraction(self, kind: str, par: Sequence[Aff], red: Sequence[Aff], x: tuple[int, Indices],
                     w: tuple[int, Indices], out: Indices, lanes: Aff) -> None:  # fmt: skip
         """A `Contraction` of operand x (broadcast) with operand w (vectors along `lanes`); loops where `lanes` has one
@@ -270,7 +275,8 @@ class KernelBuilder:
         access = []
         for operand, at in (x, w):
             source, value = self._operands[operand], self._values[operand]
-            if source.constant is not None or any(isinstance(i, E) for i in source.translate(at)):
+            computed = source.constant is not None or any(isinstance(i, E) for i in source.translate(at))
+            if computed or (source.views and self.leaves_edges(value.type.shape, at)):
                 source = Source(value.type, self.lowering.materialise(value, self._node, f"{self.name}.operand"))
             access.append(Access(source.buffer, source.translate(at)))
         stores = (Store(self._result(0), tuple(Aff.of(i) for i in out), ACC),)
