@@ -27,7 +27,7 @@ from graphc.nn import CrossEntropyLoss, init
 from graphc.nn.optim import SGD, Adam, AdamW, Optimizer
 from graphc.passes import INFERENCE, TRAINING, run_passes
 from graphc.schedule import show as show_schedule
-from graphc.train import Splits, fit, load, load_weights
+from graphc.train import History, Splits, fit, load, load_weights
 from graphc.train.progress import describe
 
 INITIAL = "initial"
@@ -69,6 +69,8 @@ def labels(path: str | None, classes: int | None) -> tuple[str, ...]:
     """The lines of a label file: one a class."""
     if path is None:
         return ()
+    if classes is None:
+        raise GraphcError("--labels: needs a network with one output of shape (N, classes), which this is not")
     try:
         lines = tuple(Path(path).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
@@ -135,7 +137,7 @@ def train(a: Namespace) -> int:
     return 0
 
 
-def trained(name: str, splits: Splits, history, seconds: float) -> str:
+def trained(name: str, splits: Splits, history: History, seconds: float) -> str:
     """What came of a training run, in two lines."""
     last, total = history.last, len(history.epochs)
     return (
