@@ -11,9 +11,11 @@ from .layout import Buffer, Layout
 from .lower import lower
 from .order import order
 from .plan_memory import plan_memory
+from .split_reductions import split_reductions
 from .text import show
 
 PIPELINE = (
+    split_reductions,  # while every reduction is still a kernel of its own
     fuse,  # few kernels first: layouts and memory then see only the buffers that remain
     order,  # updates as early as they may run, so that gradients die young
     assign_layouts,  # blocks, packed weights, halos, and the copies that these need
@@ -49,4 +51,5 @@ __all__ = [
     "order",
     "plan_memory",
     "show",
+    "split_reductions",
 ]
