@@ -139,6 +139,7 @@ def build_command(p: Parser) -> None:
 
 def bench_command(p: Parser) -> None:
     working(network(p)).option("--seconds", type=at_least(0, float), metavar="S", default=2.0, help="default: 2")
+    p.option("--kernels", action="store_true", help="also the time of every kernel")
 
 
 def show_command(p: Parser) -> None:

@@ -228,6 +228,8 @@ def bench(a: Namespace) -> int:
         f"{found.shape[0] * 1e3 / figures['median_ms']:,.0f} images/s, {figures['gmacs_per_second']:.1f} GMAC/s, "
         f"compiled in {compiled:.2f} s"
     )
+    if a.kernels:
+        print(driver.kernel_times(net.program, a.backend))
     return 0
 
 

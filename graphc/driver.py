@@ -11,14 +11,24 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphc.compiled import CompiledNetwork, CompiledStep
+from graphc.compiled import CompiledNetwork, CompiledStep, Program
 from graphc.ir import Graph, GraphcError, ShapeError, TensorType, dims, located, plain_name, scope
 from graphc.nn import CrossEntropyLoss, Module
 from graphc.nn.optim import SGD
 from graphc.nn.trace import Trace, trace
 from graphc.ops import Tensor, constant, graph_of, leaf
 from graphc.ops.norm import BatchNorm
-from graphc.passes import INFERENCE, TRAINING, build_backward, build_update, inference_mode, run_passes
+from graphc.passes import (
+    INFERENCE,
+    TRAINING,
+    build_backward,
+    build_update,
+    debug_level,
+    dump,
+    inference_mode,
+    report,
+    run_passes,
+)
 from graphc.report import Summary, TrainingBytes, summarise
 from graphc.schedule import Schedule, make_schedule
 from graphc.schedule.kernels import writes
@@ -166,7 +176,7 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
         return graph, make_schedule(graph) if backend != "reference" else None
 
     graph, schedule = lower()
-    program = backend_of(backend).compile(schedule, graph, threads=check_threads(threads), cpu=cpu)
+    program = program_of(backend, schedule, graph, threads, cpu)
 
     def build_again(path, **options) -> None:
         build(model, input, path, name=name, **{"preprocess": preprocess, **options})
@@ -174,10 +184,18 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     return CompiledNetwork(source, graph, schedule, program, build_again, lower)
 
 
-def check_threads(threads: int) -> int:
+def program_of(backend: str, schedule: Schedule | None, graph: Graph, threads: int, cpu: str) -> Program:
+    """The backend's program, shown and dumped as GRAPHC_DEBUG and GRAPHC_DUMP ask."""
     if not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise GraphcError(f"threads: expected a number from 1 to 1024, got {threads!r}")
-    return threads
+    made_by = backend_of(backend)
+    program = made_by.compile(schedule, graph, threads=threads, cpu=cpu)
+    if os.environ.get("GRAPHC_DUMP"):
+        for kind, text in program.source.items():
+            dump(f"{graph.name}{kind}", text)
+    if debug_level() >= 2 and schedule is not None:
+        report(made_by.kernel_times(program))
+    return program
 
 
 def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, backend: str = "llvm",
@@ -192,13 +210,12 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
     batch of another size is compiled when it first comes, over the same weights and optimizer state.
     """
     types = input_types(input)
-    target_backend, threads = backend_of(backend), check_threads(threads)
 
     def program(batch: int):
         shapes = [(batch, *t.shape[1:]) for t in types]
         graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
         schedule = make_schedule(graph) if backend != "reference" else None
-        return graph, schedule, target_backend.compile(schedule, graph, threads=threads, cpu=cpu)
+        return graph, schedule, program_of(backend, schedule, graph, threads, cpu)
 
     parameters = dict(model.named_state()) if hasattr(model, "named_state") else {}
     return CompiledStep(program, types[0].shape[0], parameters)
@@ -218,13 +235,19 @@ def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable
     source = traced_graph(model, input, preprocess, name or os.path.basename(os.fspath(path)).split(".")[0])
     graph = run_passes(source, INFERENCE)
     schedule = make_schedule(graph)
-    report = report_of(source, schedule, model)
-    backend_of("llvm").build(
-        path, schedule, graph, cpu=cpu, threads=threads, labels=tuple(labels), cc=cc, summary=report.terminal(80)
-    )
+    told = report_of(source, schedule, model).terminal(80)
+    backend_of("llvm").build(path, schedule, graph, cpu=cpu, threads=threads, labels=tuple(labels), cc=cc, summary=told)
 
 
 # Reports
+
+
+def kernel_times(program: Program, backend: str = "llvm") -> str:
+    """Every kernel of a program timed, as a table."""
+    made_by = backend_of(backend)
+    if not hasattr(made_by, "kernel_times"):
+        raise GraphcError(f"the {backend} backend has no kernels to time")
+    return made_by.kernel_times(program)
 
 
 def summary(model, input: Shapes = None, *, train: bool = False, loss=None, optimizer=None,

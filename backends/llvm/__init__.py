@@ -15,9 +15,10 @@ from graphc.version import __version__
 from . import executable, jit, target
 from .assemble import assemble
 from .executable import CpuObject, ExecutableParts, TensorInfo
+from .profile import profile, show
 from .program import LlvmProgram
 
-__all__ = ["LlvmProgram", "build", "compile"]
+__all__ = ["LlvmProgram", "build", "compile", "kernel_times"]
 
 PORTABLE = ("x86-64-v3", "x86-64-v4")  # one object each; the program picks the best that its processor runs
 SELFTESTS = 2
@@ -26,6 +27,11 @@ SELFTESTS = 2
 def compile(schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "native") -> LlvmProgram:
     """The schedule as a program in this process."""
     return LlvmProgram(schedule, weight_image(schedule), state_image(schedule), target_of(cpu), threads)
+
+
+def kernel_times(program: LlvmProgram) -> str:
+    """Every kernel of a program timed on random inputs, as a table."""
+    return show(profile(program))
 
 
 def target_of(cpu: str) -> target.Target:

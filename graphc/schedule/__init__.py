@@ -1,8 +1,9 @@
 """The schedule level: kernels over buffers, and the passes that make them few, lay their data out and plan memory."""
 
-import os
+from time import perf_counter
 
 from graphc.ir import Graph
+from graphc.passes import debug_level, dump, report
 
 from .assign_layouts import assign_layouts
 from .fuse import fuse
@@ -26,14 +27,14 @@ PIPELINE = (
 def make_schedule(graph: Graph) -> Schedule:
     """The planned schedule of a decomposed graph."""
     schedule = lower(graph)
-    dump = os.environ.get("GRAPHC_DUMP")
-    for i, step in enumerate((None, *PIPELINE)):
-        schedule = step(schedule) if step else schedule
-        if dump:
-            os.makedirs(dump, exist_ok=True)
-            name = step.__name__ if step else "lower"
-            with open(os.path.join(dump, f"{graph.name}.schedule.{i}-{name}.txt"), "w") as file:
-                file.write(show(schedule))
+    dump(f"{graph.name}.lower", show(schedule))
+    for step in PIPELINE:
+        start, before = perf_counter(), len(schedule.kernels)
+        schedule = step(schedule)
+        if debug_level() >= 1:
+            took = (perf_counter() - start) * 1e3
+            report(f"{graph.name}: {step.__name__:18} {before:5} -> {len(schedule.kernels):5} kernels {took:6.1f} ms")
+        dump(f"{graph.name}.{step.__name__}", show(schedule))
     return schedule
 
 
