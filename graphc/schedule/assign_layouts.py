@@ -52,6 +52,15 @@ def blockable(index: Aff | E, sizes: dict[str, int], block: int = BLOCK) -> bool
     return not rest and coef == 1 and (index.const % block == 0 or index.const % block + lanes <= block >= sizes[axis])
 
 
+def fills_padding(index: Aff | E, extent: int, sizes: dict[str, int], block: int = BLOCK) -> bool:
+    """Whether a store that reaches the last element of a blocked dimension also reaches the padding lanes behind it."""
+    if isinstance(index, E):
+        return False
+    if extent % block == 0 or index.range(sizes)[1] < extent - 1:
+        return True
+    return index.const % block == 0 and any(c % block for _, c in index.terms)
+
+
 # Activations
 
 
@@ -77,6 +86,9 @@ def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
         for name, indices in touched:
             if name in candidates and not blockable(indices[1], sizes):
                 weigh(name, "plain", infinite)
+        for s in stores(kernel):
+            if s.buffer in candidates and not fills_padding(s.indices[1], candidates[s.buffer].shape[1], sizes):
+                weigh(s.buffer, "plain", infinite)
         names = sorted({n for n, _ in touched if n in candidates and len(candidates[n].shape) == 4})
         if isinstance(kernel, Contraction):
             for name, cost in wishes(kernel, schedule.buffers):
