@@ -26,8 +26,8 @@ def names(graph: Graph) -> dict[Value, str]:
 
 
 def legal_name(name: str) -> bool:
-    """Whether the text can hold this name of a leaf: no blanks, commas, brackets, quotes, % or #, and not a mere number,
-    which is what results of nodes are called."""
+    """Whether the text can hold this name of a leaf: no blanks, commas, brackets, quotes, % or #, and not a mere
+    number, which is what results of nodes are called."""
     return bool(name) and not name.isdigit() and not _ILLEGAL.search(name)
 
 
