@@ -275,8 +275,11 @@ class KernelBuilder:
         access = []
         for operand, at in (x, w):
             source, value = self._operands[operand], self._values[operand]
-            computed = source.constant is not None or any(isinstance(i, E) for i in source.translate(at))
-            if computed or (source.views and self.leaves_edges(value.type.shape, at)):
+            there = source.translate(at)
+            computed = source.constant is not None or any(isinstance(i, E) for i in there)
+            # a broadcast operand has no element for each lane
+            spread = operand == w[0] and not any(lanes.axes <= i.axes for i in there if isinstance(i, Aff))
+            if computed or spread or (source.views and self.leaves_edges(value.type.shape, at)):
                 source = Source(value.type, self.lowering.materialise(value, self._node, f"{self.name}.operand"))
             access.append(Access(source.buffer, source.translate(at)))
         stores = (Store(self._result(0), tuple(Aff.of(i) for i in out), ACC),)

@@ -13,7 +13,7 @@ A last block that is incomplete makes iterations that the user's kernel does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from .expr import Aff, Bound, E, Extents, axes_of, axis, binary, cast, const, guard, load, loads, substitute_axes
 from .flat import IDENTITY, LEAST, Buffers, ClippedStore, FlatContraction, FlatLoops, Split
@@ -221,16 +221,13 @@ class _Flattener:
         rest = -(buffer.shape[dim] + before + after) % buffer.layout.block if dim in buffer.layout.blocked_dims else 0
         return before, after + rest
 
-    def inside(self, name: str, indices: tuple[Aff | E, ...], bounds: Iterable[Bound]) -> bool:
+    def inside(self, name: str, indices: tuple[Aff | E, ...], bounds: tuple[Bound, ...]) -> bool:
         """Whether every element read, where `bounds` hold, exists in memory. Computed indices are trusted, unless
         extra iterations, which have no right to one, would compute them."""
         for dim, index in enumerate(indices):
             if isinstance(index, E):
                 continue
-            least, most = index.range(self.sizes)
-            for bound in bounds:
-                low, high = _range_where(index, bound, self.sizes)
-                least, most = max(least, low), min(most, high)
+            least, most = _range_where(index, bounds, self.sizes)
             before, after = self.margins(name, dim)
             if least < -before or most >= self.buffers[name].shape[dim] + after:
                 return False
@@ -309,18 +306,25 @@ class _Flattener:
         )
 
 
-def _range_where(index: Aff, bound: Bound, sizes: Extents) -> tuple[int, int]:
-    """The range of `index` where `bound` holds; of use where index = k * aff + something else."""
-    aff, lo, hi = bound
-    for a, coef in aff.terms[:1]:
-        k = index.coef(a) // coef
-        rest = index - aff * k
-        if k and not rest.axes & aff.axes:
-            least, most = aff.range(sizes)
-            ends = (k * max(lo, least), k * min(hi - 1, most))
-            low, high = rest.range(sizes)
-            return low + min(ends), high + max(ends)
-    return index.range(sizes)
+def _range_where(index: Aff, bounds: tuple[Bound, ...], sizes: Extents) -> tuple[int, int]:
+    """The range of `index` where all bounds hold; of use where index = k * aff + something else, for one bound alone
+    and for several one after the other."""
+    ranges = [index.range(sizes), *(_reduced(index, (b,), sizes) for b in bounds), _reduced(index, bounds, sizes)]
+    return max(low for low, _ in ranges), min(high for _, high in ranges)
+
+
+def _reduced(index: Aff, bounds: tuple[Bound, ...], sizes: Extents) -> tuple[int, int]:
+    low = high = 0
+    for aff, lo, hi in bounds:
+        for a, coef in aff.terms[:1]:
+            k = index.coef(a) // coef
+            rest = index - aff * k
+            if k and not rest.axes & aff.axes:
+                least, most = aff.range(sizes)
+                ends = (k * max(lo, least), k * min(hi - 1, most))
+                low, high, index = low + min(ends), high + max(ends), rest
+    least, most = index.range(sizes)
+    return low + least, high + most
 
 
 def _quotient(index: Aff, block: int, sizes: Extents) -> tuple[Aff, Aff] | tuple[None, None]:

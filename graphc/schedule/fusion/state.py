@@ -1,0 +1,138 @@
+"""What fusion changes as it goes: the kernels under numbers, who reads and writes which buffer, who must run first.
+
+What enters: a schedule. What leaves, after the rules have merged kernels: a schedule of those that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+
+from graphc.ir.lazy import networkx as nx
+from graphc.schedule.dependences import dependences
+from graphc.schedule.kernels import Kernel, Schedule, reads, stores, writes
+
+
+class Fusion:
+    """Kernels keep their number while others are merged into them; a merged one takes the earlier one's place."""
+
+    def __init__(self, schedule: Schedule):
+        self.schedule, self.buffers = schedule, schedule.buffers
+        self.dag = dependences(schedule)
+        self.kernels: dict[int, Kernel] = {}
+        self.position = {k: k for k in range(len(schedule.kernels))}  # in the schedule that came
+        self.readers: dict[str, set[int]] = {b: set() for b in self.buffers}
+        self.writers: dict[str, set[int]] = {b: set() for b in self.buffers}
+        self._changed: set[str] = set()  # buffers of kernels that changed
+        for k, kernel in enumerate(schedule.kernels):
+            self._enter(k, kernel)
+
+    def _enter(self, k: int, kernel: Kernel) -> None:
+        self.kernels[k] = kernel
+        for table, names in zip((self.readers, self.writers), kernel.outside, strict=True):
+            for name in names:
+                table[name].add(k)
+            self._changed.update(names)
+
+    def _leave(self, k: int) -> None:
+        for table, names in zip((self.readers, self.writers), self.kernels.pop(k).outside, strict=True):
+            for name in names:
+                table[name].discard(k)
+            self._changed.update(names)
+
+    def exhaust(self, rule: Rule) -> None:
+        """Try a rule on every buffer in order, then on those whose kernels it changed, until it changes none."""
+        names = list(self.buffers)
+        while names:
+            self._changed.clear()
+            for name in names:
+                rule(self, name)
+            names = [name for name in self.buffers if name in self._changed]
+
+    def merge(self, producer: int, merged: Mapping[int, Kernel]) -> None:
+        """The producer goes; consumers that now do its work take its place in the order."""
+        before = [k for k in self.dag.predecessors(producer) if k not in merged]
+        after = [k for k in self.dag.successors(producer) if k not in merged]
+        for consumer, kernel in merged.items():
+            self.dag.add_edges_from((k, consumer) for k in before)
+            self.dag.add_edges_from((consumer, k) for k in after)
+            self._leave(consumer)
+            self._enter(consumer, kernel)
+        last = max(merged)
+        self.position[last] = min(self.position[producer], self.position[last])
+        self.dag.remove_node(producer)
+        self._leave(producer)
+
+    def result(self) -> Schedule:
+        """The schedule of the kernels that are left."""
+        order = nx.lexicographical_topological_sort(self.dag, key=lambda k: (self.position[k], k))
+        kernels = tuple(self.kernels[k] for k in order)
+        used = {b for k in kernels for b in (*reads(k), *writes(k))}
+        used |= {self.schedule.root(b) for b in used} | {*self.schedule.inputs, *self.schedule.outputs}
+        used |= set(self.schedule.leaves)
+        buffers = {name: b for name, b in self.buffers.items() if name in used}
+        return self.schedule.replace(kernels=kernels, buffers=buffers)
+
+    # what rules ask
+
+    def temporary(self, name: str) -> bool:
+        """A buffer nobody outside the kernels sees, written by one kernel, and known under one name."""
+        private = self.buffers[name].place == "arena" and name not in self.schedule.aliased
+        return private and len(self.writers[name]) == 1
+
+    def needless(self, name: str, but: Iterable[int]) -> bool:
+        """Whether no kernel other than `but` needs the buffer stored."""
+        return self.temporary(name) and self.readers[name] <= set(but)
+
+    def convex(self, first: int, second: int) -> bool:
+        """No path from one to the other through a third kernel."""
+        frontier = [k for k in self.dag.successors(first) if k != second]
+        seen = set(frontier)
+        while frontier:
+            for k in self.dag.successors(frontier.pop()):
+                if k == second:
+                    return False
+                if k not in seen:
+                    seen.add(k)
+                    frontier.append(k)
+        return True
+
+    def may_delay(self, first: int, second: int) -> bool:
+        """Whether what `first` reads is still unchanged when `second` runs."""
+        mine = {self.schedule.root(b) for b in reads(self.kernels[first])}
+        overwriters = [
+            k for k in self.dag.successors(first) if mine & {self.schedule.root(b) for b in writes(self.kernels[k])}
+        ]
+        return not any(nx.has_path(self.dag, k, second) for k in overwriters)
+
+    def in_place(self, kernel: Kernel) -> bool:
+        """Whether what the kernel changes for good (weights, state) is read at the very element it writes, so that no
+        point of its parallel axes sees what another has changed; and whether it knows all it writes by one name."""
+        written = {self.schedule.root(b) for b in writes(kernel)}
+        names = {*reads(kernel), *writes(kernel)}
+        if len([n for n in names if self.schedule.root(n) in written]) > len(written):
+            return False
+        changed = {s.buffer: s.indices for s in stores(kernel) if self.buffers[s.buffer].place != "arena"}
+        return all(e.attr[1] == changed.get(e.attr[0], e.attr[1]) for e in kernel.loads)
+
+
+Rule = Callable[[Fusion, str], None]
+
+
+def each_consumer(merged: Callable[[Fusion, str, int, int], Kernel | None]) -> Rule:
+    """A rule from `merged(fusion, buffer, producer, consumer) -> kernel or None`: tried on the writer of a temporary
+    and each of its readers, and applied where no other kernel has to run between the two."""
+
+    @wraps(merged)
+    def rule(fusion: Fusion, name: str) -> None:
+        for consumer in sorted(fusion.readers[name]):
+            if not fusion.temporary(name):
+                return
+            (producer,) = fusion.writers[name]
+            if producer == consumer:
+                continue
+            kernel = merged(fusion, name, producer, consumer)
+            if kernel and fusion.in_place(kernel) and fusion.convex(producer, consumer):
+                fusion.merge(producer, {consumer: kernel})
+
+    return rule
