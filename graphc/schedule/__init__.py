@@ -6,7 +6,7 @@ from graphc.ir import Graph
 from graphc.passes import debug_level, dump, report
 
 from .assign_layouts import assign_layouts
-from .fuse import fuse
+from .fusion import fuse
 from .kernels import Contraction, Loops, Schedule
 from .layout import Buffer, Layout
 from .lower import lower

@@ -7,7 +7,7 @@ Parallel axes carry no dependence, and a kernel stores each element at most once
 `Contraction` is a `Loops` with a better emitter: out[par] = epilogue(sum over red of x * w). `to_loops()` is its
 meaning, its oracle, and the way a backend without special kernels runs it.
 
-Axis names are unique within a kernel: `Axes()` hands them out.
+Axis names are unique within a kernel: `AxisNames()` hands them out.
 """
 
 from __future__ import annotations
@@ -152,14 +152,17 @@ def extents(kernel: Kernel) -> dict[str, int]:
 
 
 def expressions(kernel: Kernel) -> Iterator[E]:
-    """Every expression the kernel evaluates, the operands of a contraction and argmax positions included."""
+    """Every expression the kernel evaluates, the operands of a contraction included."""
     if isinstance(kernel, Contraction):
-        yield kernel.x.as_load()
-        yield kernel.w.as_load()
-        outs: tuple = kernel.stores
+        yield from (kernel.x.as_load(), kernel.w.as_load())
+        yield from stage_expressions(Stage((), kernel.stores))
     else:
-        outs = tuple(o for s in kernel.stages for o in s.outs)
-    for out in outs:
+        yield from stage_expressions(*kernel.stages)
+
+
+def stage_expressions(*stages: Stage) -> Iterator[E]:
+    """Every expression the stages evaluate: values, argmax positions, computed indices."""
+    for out in (o for s in stages for o in s.outs):
         yield out.expr
         if isinstance(out, Reduce) and out.index is not None:
             yield out.index
@@ -209,6 +212,11 @@ class Schedule:
 
     def replace(self, **changes) -> Schedule:
         return replace(self, **changes)
+
+    @cached_property
+    def aliased(self) -> frozenset[str]:
+        """Buffers whose memory has a second name."""
+        return frozenset(self.aliases) | frozenset(self.aliases.values())
 
     def root(self, buffer: str) -> str:
         """The buffer that owns the memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from graphc.ir.lazy import networkx as nx
 
-from .fuse import dependences
+from .dependences import dependences
 from .kernels import Schedule, writes
 
 

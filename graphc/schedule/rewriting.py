@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from .expr import Aff, E, loads, rewrite, substitute_axes, temp
-from .kernels import AxisNames, Loops, Reduce, Stage, Store, extents
+from .kernels import AxisNames, Loops, Reduce, Stage, Store, extents, stage_expressions
 
 Stages = tuple[Stage, ...]
 
@@ -39,7 +39,7 @@ def replace_loads(stages: Iterable[Stage], value: Callable[[str, tuple], E | Non
 def forward(stages: Iterable[Stage], stored: Iterable[Store]) -> Stages | None:
     """`load b[i] -> e` for each store `b[i] = e`; None where the stages load another element of such a buffer."""
     stages, stored = tuple(stages), {s.buffer: s for s in stored}
-    for e in loads(*(o.expr for s in stages for o in s.outs)):
+    for e in loads(*stage_expressions(*stages)):
         buffer, indices = e.attr
         if buffer in stored and indices != stored[buffer].indices:
             return None
@@ -48,6 +48,9 @@ def forward(stages: Iterable[Stage], stored: Iterable[Store]) -> Stages | None:
 
 def substitute(stage: Stage, axes: Mapping[str, Aff]) -> Stage:
     """Loop axes that are not the stage's own `-> axes[...]`, in expressions and in the indices of stores."""
+    axes = {a: value for a, value in axes.items() if value != Aff.of(a)}
+    if not axes:
+        return stage
     outs = map_expressions(stage, lambda e: substitute_axes(e, axes)).outs
     return Stage(stage.axes, tuple(_substitute_indices(o, axes) for o in outs))
 
@@ -84,7 +87,5 @@ def fresh_names(kernel: Loops, other: Loops) -> dict[str, str]:
 
 def without_stores(stages: Sequence[Stage], buffers: Collection[str]) -> Stages:
     """`stores into the buffers, and stages of nothing else -> nothing`."""
-    kept = (
-        Stage(s.axes, tuple(o for o in s.outs if isinstance(o, Reduce) or o.buffer not in buffers)) for s in stages
-    )
+    kept = (Stage(s.axes, tuple(o for o in s.outs if isinstance(o, Reduce) or o.buffer not in buffers)) for s in stages)
     return tuple(s for s in kept if s.outs)
