@@ -192,7 +192,7 @@ def program_of(backend: str, schedule: Schedule | None, graph: Graph, threads: i
     program = made_by.compile(schedule, graph, threads=threads, cpu=cpu)
     if os.environ.get("GRAPHC_DUMP"):
         for kind, text in program.source.items():
-            dump(f"{graph.name}{kind}", text)
+            dump(f"{graph.name}{kind}", str, text)
     if debug_level() >= 2 and schedule is not None:
         report(made_by.kernel_times(program))
     return program

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from graphc.ir import GraphcError
+
+T = TypeVar("T")
 
 
 def debug_level() -> int:
@@ -25,12 +29,13 @@ def report(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def dump(label: str, text: str) -> None:
-    """Writes `text` to `<GRAPHC_DUMP>/<number>.<label>.txt`, numbered after what the folder holds; nothing if unset."""
+def dump(label: str, show: Callable[[T], str], value: T) -> None:
+    """Writes `show(value)` to `<GRAPHC_DUMP>/<number>.<label>.txt`, numbered after what the folder holds; nothing if
+    unset."""
     folder = os.environ.get("GRAPHC_DUMP")
     if not folder:
         return
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     number = sum(1 for _ in path.glob("*.txt"))
-    (path / f"{number:03}.{label}.txt").write_text(text, encoding="utf-8")
+    (path / f"{number:03}.{label}.txt").write_text(show(value), encoding="utf-8")

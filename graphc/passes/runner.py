@@ -18,7 +18,7 @@ def run_passes(graph: Graph, pipeline: Sequence[Pass], debug: int | None = None)
     naming the pass that broke a rule. A pass with arguments is a `functools.partial`."""
     debug = debug_level() if debug is None else debug
     verify(graph, "tracing")
-    dump(f"{graph.name}.graph", show(graph))
+    dump(f"{graph.name}.graph", show, graph)
     for step in pipeline:
         name = step.func.__name__ if isinstance(step, partial) else step.__name__
         start = time.perf_counter()
@@ -27,7 +27,7 @@ def run_passes(graph: Graph, pipeline: Sequence[Pass], debug: int | None = None)
         changed = new is not graph
         if changed:
             verify(new, name)
-            dump(f"{new.name}.{name}", show(new))
+            dump(f"{new.name}.{name}", show, new)
         if debug >= 1:
             what = f"{len(graph.nodes):5} -> {len(new.nodes):5} nodes" if changed else "    unchanged     "
             report(f"{new.name}: {name:18} {what} {milliseconds:8.1f} ms")

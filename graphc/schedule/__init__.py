@@ -27,14 +27,14 @@ PIPELINE = (
 def make_schedule(graph: Graph) -> Schedule:
     """The planned schedule of a decomposed graph."""
     schedule = lower(graph)
-    dump(f"{graph.name}.lower", show(schedule))
+    dump(f"{graph.name}.lower", show, schedule)
     for step in PIPELINE:
         start, before = perf_counter(), len(schedule.kernels)
         schedule = step(schedule)
         if debug_level() >= 1:
             took = (perf_counter() - start) * 1e3
             report(f"{graph.name}: {step.__name__:18} {before:5} -> {len(schedule.kernels):5} kernels {took:6.1f} ms")
-        dump(f"{graph.name}.{step.__name__}", show(schedule))
+        dump(f"{graph.name}.{step.__name__}", show, schedule)
     return schedule
 
 
