@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from graphc.ir import Graph, GraphcError
+from graphc.ir import Graph, GraphcError, GraphcTypeError
 from graphc.nn.parameter import Parameter
 from graphc.schedule import Schedule
 
@@ -122,7 +122,10 @@ class CompiledStep:
         expected = self._now.graph.inputs
         if len(arrays) != len(expected):
             names = ", ".join(v.name for v in expected)
-            raise GraphcError(f"the step takes {len(expected)} inputs ({names}), got {len(arrays)}")
+            raise GraphcTypeError(
+                f"{self._now.graph.name}: a training step takes {len(expected)} inputs ({names}), got {len(arrays)}\n"
+                f"  call it as step({names})"
+            )
         if arrays[0].ndim and arrays[0].shape[0] != expected[0].shape[0]:
             self._use(int(arrays[0].shape[0]))
         self._check_labels(arrays[-1])

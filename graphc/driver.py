@@ -11,10 +11,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from graphc.compiled import CompiledNetwork, CompiledStep, Program
-from graphc.ir import Graph, GraphcError, ShapeError, TensorType, dims, located, plain_name, scope
+from graphc.ir import (
+    Graph,
+    GraphcError,
+    GraphcTypeError,
+    GraphcValueError,
+    ShapeError,
+    TensorType,
+    dims,
+    located,
+    plain_name,
+    scope,
+)
 from graphc.nn import CrossEntropyLoss, Module
-from graphc.nn.optim import SGD
+from graphc.nn.optim import SGD, Optimizer
 from graphc.nn.trace import Trace, trace
 from graphc.ops import Tensor, constant, graph_of, leaf
 from graphc.ops.norm import BatchNorm
@@ -86,12 +99,21 @@ def constant_vector(numbers: list[float], rank: int):
 def input_types(input: Shapes, dtype: str = "f32") -> list[TensorType]:
     """Types from one shape or several."""
     if input is None:
-        raise GraphcError("the network's input shape is missing\n  give it, e.g. compile(model, (1, 3, 224, 224))")
-    shapes = [input] if all(isinstance(n, int) for n in input) else list(input)
+        raise GraphcTypeError("the network's input shape is missing\n  give it, e.g. compile(model, (1, 3, 224, 224))")
+    numbers = not isinstance(input, Sequence) or not all(isinstance(n, Sequence) for n in input)
+    shapes = [input] if numbers or not input else list(input)
     for shape in shapes:
-        if not all(isinstance(n, int) and n > 0 for n in shape):
-            raise GraphcError(f"input shape {tuple(shape)}: expected positive integers, batch first")
+        if isinstance(shape, str) or not isinstance(shape, Sequence) or not all(map(is_extent, shape)):
+            got = f"an array (its shape is {tuple(input.shape)})" if isinstance(input, np.ndarray) else repr(input)
+            raise GraphcValueError(
+                f"input shape: got {got}\n  expected positive whole numbers, batch first\n"
+                "  e.g. (1, 3, 224, 224), or a list of such shapes for several inputs"
+            )
     return [TensorType(dtype, tuple(s)) for s in shapes]
+
+
+def is_extent(number: object) -> bool:
+    return isinstance(number, int | np.integer) and number > 0
 
 
 def name_of(model: object) -> str:
@@ -112,6 +134,10 @@ def traced(model: Callable, types: Sequence[TensorType], preprocess: Preprocess 
     inputs = [leaf("input", n, t) for n, t in zip(input_names(len(types)), types, strict=True)]
     if preprocess is None:
         return trace(model, inputs)
+    if not isinstance(preprocess, Preprocess):
+        raise GraphcTypeError(
+            f"preprocess: got {preprocess!r}\n  expected a graphc.Preprocess, e.g. graphc.Preprocess(scale=1/255)"
+        )
     raw = leaf("input", "input", TensorType(preprocess.dtype, types[0].shape))
     found = trace(model, [preprocess(raw), *inputs[1:]])
     return Trace((raw, *inputs[1:]), found.outputs, found.updates, found.leaves)
@@ -120,16 +146,19 @@ def traced(model: Callable, types: Sequence[TensorType], preprocess: Preprocess 
 def traced_graph(model: object, input: Shapes, preprocess: Preprocess | None = None, name: str | None = None) -> Graph:
     """The graph of a module, function, tensor or list of tensors as the user wrote it, in training form."""
     name = plain_name(name or name_of(model))
-    if isinstance(model, Tensor) or (isinstance(model, Sequence) and all(isinstance(t, Tensor) for t in model)):
+    if isinstance(model, Tensor) or (
+        isinstance(model, Sequence) and model and all(isinstance(t, Tensor) for t in model)
+    ):
         return graph_of(name, [model] if isinstance(model, Tensor) else list(model))
     if not callable(model):
-        raise GraphcError(f"cannot compile {model!r}\n  expected a module, a function of tensors, or tensors")
+        raise GraphcTypeError(f"cannot compile {model!r}\n  expected a module, a function of tensors, or tensors")
     return traced(model, input_types(input), preprocess).graph(name)
 
 
 def training_graph(model: Callable, input: Shapes, loss: Callable, optimizer) -> Graph:
     """One whole training step as a graph: inputs are the network's and the loss's target, outputs the loss and the
     network's outputs, updates the new weights, statistics and optimizer state."""
+    check_training(model, loss, optimizer)
     found = traced(model, input_types(input))
     scores = found.outputs[0]
     target = leaf("input", "target", loss.target(scores.type))
@@ -150,6 +179,19 @@ def training_graph(model: Callable, input: Shapes, loss: Callable, optimizer) ->
     if not [w for w in graph.weights if w.name not in graph.frozen]:
         raise GraphcError(f"{graph.name} has no trainable weights")
     return build_update(build_backward(graph), optimizer)
+
+
+def check_training(model: object, loss: object, optimizer: object) -> None:
+    """Raises GraphcTypeError for a network, loss or optimizer that is none, such as its class."""
+    rules = (
+        ("model", model, callable(model), "a network, e.g. nn.Linear(4, 2)"),
+        ("loss", loss, callable(loss) and hasattr(loss, "target"), "a loss module, e.g. nn.CrossEntropyLoss()"),
+        ("optimizer", optimizer, isinstance(optimizer, Optimizer), "e.g. graphc.optim.SGD(lr=0.01)"),
+    )
+    for name, value, holds, expected in rules:
+        if isinstance(value, type) or not holds:
+            hint = f"\n  write {value.__name__}(...)" if isinstance(value, type) else ""
+            raise GraphcTypeError(f"{name}: got {value!r}\n  expected {expected}{hint}")
 
 
 # Programs
@@ -217,7 +259,7 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
         schedule = make_schedule(graph) if backend != "reference" else None
         return graph, schedule, program_of(backend, schedule, graph, threads, cpu)
 
-    parameters = dict(model.named_state()) if hasattr(model, "named_state") else {}
+    parameters = dict(model.named_state()) if isinstance(model, Module) else {}
     return CompiledStep(program, types[0].shape[0], parameters)
 
 

@@ -235,19 +235,26 @@ def program(request):
     return graphc.compile(nn.Linear(3, 2), (1, 3), backend=request.param)
 
 
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ([np.zeros((1, 4), np.float32)], "1x4|1, 4"),
-        ([np.zeros((1, 3), np.complex64)], "complex64"),
-        ([np.zeros((1, 3), "U3")], "<U3|str"),
-        ([], "input"),
-        ([np.zeros((1, 3), np.float32)] * 2, "input"),
-    ],
-)
-def test_wrong_arrays(program, inputs, message):
-    with pytest.raises((graphc.GraphcError, TypeError, ValueError), match=message):
+# (inputs, Python's class of the error, what its lines hold)
+ARRAYS = {
+    "shape": ([np.zeros((1, 4), np.float32)], ValueError, ["input", "expected 1x3, got 1x4"]),
+    "batch": ([np.zeros((2, 3), np.float32)], ValueError, ["expected 1x3, got 2x3"]),
+    "rank": ([np.zeros(3, np.float32)], ValueError, ["expected 1x3, got 3"]),
+    "dtype": ([np.zeros((1, 3), np.complex64)], TypeError, ["expected float32, got complex64", "astype"]),
+    "text": ([np.zeros((1, 3), "U3")], TypeError, ["expected float32, got <U3"]),
+    "none": ([], TypeError, ["expected 1 (input), got 0"]),
+    "too many": ([np.zeros((1, 3), np.float32)] * 2, TypeError, ["expected 1 (input), got 2"]),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_wrong_arrays(program, case):
+    inputs, kind, messages = ARRAYS[case]
+    with pytest.raises(graphc.GraphcError) as caught:
         program(*inputs)
+    assert isinstance(caught.value, kind)
+    for message in messages:
+        assert message in str(caught.value)
 
 
 def test_wrong_target_is_refused_before_anything_is_compiled():

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from graphc.ir import GraphcValueError
+
 from . import cpu_levels, toolchain
 from .toolchain import BuildError
 
@@ -90,7 +92,9 @@ class ExecutableParts:
         if not self.objects or not self.outputs:
             raise ValueError(f"{self.name}: expected object code and an output, got none")
         if len(self.labels) not in (0, self.classes):
-            raise ValueError(f"{self.name}: expected {self.classes} labels, got {len(self.labels)}")
+            raise GraphcValueError(
+                f"{self.name}: labels\n  expected {self.classes}, one a class, got {len(self.labels)}"
+            )
         prefixes = [item.prefix for item in self.objects]
         if len(set(prefixes)) < len(prefixes) or not all(re.fullmatch(r"[A-Za-z_]\w*", p, re.ASCII) for p in prefixes):
             raise ValueError(f"{self.name}: expected one C identifier per object as its prefix, got {prefixes}")

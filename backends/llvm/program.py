@@ -13,7 +13,7 @@ from threading import Lock
 
 import numpy as np
 
-from graphc.ir import GraphcError
+from graphc.ir import GraphcError, GraphcTypeError, GraphcValueError, dims
 from graphc.schedule import image
 from graphc.schedule.image import aligned_zeros
 from graphc.schedule.kernels import Schedule
@@ -83,11 +83,14 @@ class LlvmProgram:
         self._state_address = self._state.ctypes.data
 
     def __call__(self, *arrays) -> tuple[np.ndarray, ...]:
-        """One run. Contiguous inputs are read where they are; outputs are fresh arrays. TypeError for a wrong number
-        or dtype of inputs, ValueError for a wrong shape or a label that int32 cannot hold."""
+        """One run. Contiguous inputs are read where they are; outputs are fresh arrays. GraphcTypeError for a wrong
+        number or dtype of inputs, GraphcValueError for a wrong shape or a label that int32 cannot hold."""
         if len(arrays) != len(self._inputs):
             names = ", ".join(self.schedule.inputs)
-            raise TypeError(f"{self.schedule.name} takes {len(self._inputs)} inputs ({names}), got {len(arrays)}")
+            raise GraphcTypeError(
+                f"{self.schedule.name}: wrong number of inputs\n"
+                f"  expected {len(self._inputs)} ({names}), got {len(arrays)}\n  give one array for each"
+            )
         inputs = [take(x) for take, x in zip(self._inputs, arrays, strict=True)]
         outputs = tuple([np.empty(shape, dtype) for shape, dtype in self._outputs])
         weights, in_, out, arena = self._fixed
@@ -136,14 +139,17 @@ class _Argument:
             return x
         array = np.asarray(x)
         if array.shape != self.shape:
-            raise ValueError(f"input {self.name}: expected shape {self.shape}, got {array.shape}")
+            raise GraphcValueError(
+                f"input {self.name}: wrong shape\n  expected {dims(self.shape)}, got {dims(array.shape)}\n"
+                f"  {self._mend(array)}"
+            )
         if isinstance(x, int | float) and self.dtype != bool:  # a number takes the input's type
             array = array.astype(self.dtype) if self.dtype.kind == "f" or isinstance(x, int) else array
         elif self.dtype == np.int32 and array.dtype.kind in "iu":
             array = self._narrowed(array)
         if array.dtype != self.dtype:
-            raise TypeError(
-                f"input {self.name}: expected {self.dtype}, got {array.dtype}\n"
+            raise GraphcTypeError(
+                f"input {self.name}: wrong element type\n  expected {self.dtype}, got {array.dtype}\n"
                 f"  convert it with array.astype(numpy.{self.dtype})"
             )
         return np.ascontiguousarray(array).reshape(self.shape)
@@ -151,10 +157,18 @@ class _Argument:
     def _narrowed(self, labels: np.ndarray) -> np.ndarray:
         limits = np.iinfo(np.int32)
         if labels.size and (labels.min() < limits.min or labels.max() > limits.max):
-            raise ValueError(
-                f"input {self.name}: expected values that int32 holds, got {labels.min()} to {labels.max()}"
+            raise GraphcValueError(
+                f"input {self.name}: values out of range\n"
+                f"  expected whole numbers that int32 holds, got {labels.min()} to {labels.max()}"
             )
         return labels.astype(np.int32)
+
+    def _mend(self, array: np.ndarray) -> str:
+        if array.size == np.prod(self.shape):
+            return f"the numbers are as many: array.reshape{self.shape} if their order is right"
+        if array.shape[1:] == self.shape[1:]:
+            return f"the program is compiled for a batch of {self.shape[0]}: fill the array up, or compile for another"
+        return "shapes are fixed when a network is compiled: give an array of that shape, or compile for this one"
 
 
 class _Source(Mapping[str, str]):

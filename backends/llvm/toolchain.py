@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from graphc.ir import GraphcError
+from graphc.ir import GraphcError, GraphcValueError
 
 C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-pie", "-pthread")
 ZIG_ARCH = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -43,12 +43,12 @@ class Toolchain:
 def find(choice: str | None = None, arch: str | None = None) -> Toolchain:
     """The toolchain for `arch` (x86_64, aarch64; None: this machine). `choice` "cc" or "zig" forces one.
 
-    Raises BuildError where there is none, ValueError for another choice.
+    Raises BuildError where there is none, GraphcValueError for another choice.
     """
     here = _arch(platform.machine())
     arch = here if arch is None else _arch(arch)
     if choice not in (None, "cc", "zig"):
-        raise ValueError(f'no linker {choice!r}\n  expected "cc", "zig" or None')
+        raise GraphcValueError(f'cc: no linker {choice!r}\n  expected "cc", "zig" or None')
     if choice != "zig" and arch == here:
         for name in ("cc", "gcc", "clang"):
             path = shutil.which(name)

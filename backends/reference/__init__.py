@@ -11,7 +11,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from graphc.ir import NUMPY, Graph, GraphcError, TensorType, Value, array_of, dims, located
+from graphc.ir import (
+    NUMPY,
+    Graph,
+    GraphcError,
+    GraphcTypeError,
+    GraphcValueError,
+    TensorType,
+    Value,
+    array_of,
+    dims,
+    located,
+)
 
 __all__ = ["ReferenceProgram", "compile", "run"]
 
@@ -37,7 +48,10 @@ def run(
     for v, array in zip(graph.inputs, in_order(graph, inputs), strict=True):
         array = np.asarray(array)
         if not np.can_cast(array.dtype, NUMPY[v.dtype], "same_kind"):
-            raise GraphcError(f"{v.name} has element type {v.dtype}, got {array.dtype}")
+            raise GraphcTypeError(
+                f"input {v.name}: wrong element type\n  expected {NUMPY[v.dtype]}, got {array.dtype}\n"
+                f"  convert it with array.astype(numpy.{NUMPY[v.dtype]})"
+            )
         env[v] = as_type(array, v.type, dtype, v.name)
     with np.errstate(all="ignore"):
         for node in graph.nodes:
@@ -60,17 +74,20 @@ def in_order(graph: Graph, inputs: Mapping[str, object] | Sequence[object]) -> l
     if isinstance(inputs, Mapping):
         missing, unknown = [n for n in names if n not in inputs], sorted(set(inputs) - set(names))
         if missing or unknown:
-            raise GraphcError(f"graph {graph.name} takes inputs {names}; missing {missing}, unknown {unknown}")
+            raise GraphcTypeError(f"graph {graph.name} takes inputs {names}; missing {missing}, unknown {unknown}")
         return [inputs[n] for n in names]
     if len(inputs) != len(names):
-        raise GraphcError(f"graph {graph.name} takes {len(names)} inputs {names}, got {len(inputs)}")
+        raise GraphcTypeError(
+            f"{graph.name}: wrong number of inputs\n  expected {len(names)} ({', '.join(names)}), got {len(inputs)}\n"
+            "  give one array for each"
+        )
     return list(inputs)
 
 
 def as_type(array: np.ndarray, type: TensorType, dtype: type, what: str) -> np.ndarray:
     """The array in the precision of the run; the shape must be the type's."""
     if array.shape != type.shape:
-        raise GraphcError(f"{what} must have shape {dims(type.shape)}, got {dims(array.shape)}")
+        raise GraphcValueError(f"{what}: wrong shape\n  expected {dims(type.shape)}, got {dims(array.shape)}")
     return array.astype(dtype if type.dtype == "f32" else NUMPY[type.dtype], copy=False)
 
 

@@ -1,8 +1,9 @@
 """The graph level: types, values, nodes, the builder, text, the verifier. Knows no concrete op."""
 
-from .builder import current_scope, located, make_node, origin, scope, user_line
+from .builder import current_scope, line_of, located, make_node, origin, scope, user_line
+from .errors import GraphcAttributeError, GraphcError, GraphcTypeError, GraphcValueError, ShapeError
 from .graph import Deferred, Graph, Node, Value, array_of
-from .op import Cost, GraphcError, Op, ShapeError, require
+from .op import Cost, Op, require
 from .text import ParseError, legal_name, parse, plain_name, show
 from .types import NUMPY, TensorType, dims
 from .verify import InvalidGraph, verify
@@ -12,7 +13,10 @@ __all__ = [
     "Cost",
     "Deferred",
     "Graph",
+    "GraphcAttributeError",
     "GraphcError",
+    "GraphcTypeError",
+    "GraphcValueError",
     "InvalidGraph",
     "Node",
     "Op",
@@ -24,6 +28,7 @@ __all__ = [
     "current_scope",
     "dims",
     "legal_name",
+    "line_of",
     "located",
     "make_node",
     "origin",

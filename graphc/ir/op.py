@@ -11,15 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from .errors import ShapeError
 from .types import TensorType
-
-
-class GraphcError(Exception):
-    """A mistake in the user's request, told in the user's terms. The command line prints it without a traceback."""
-
-
-class ShapeError(GraphcError):
-    """Operand shapes or dtypes that an op's rule refuses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import re
 
+from .errors import GraphcError
 from .graph import Graph, Node, Value
-from .op import GraphcError, Op
+from .op import Op
 from .types import TensorType
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from dataclasses import dataclass
 
 import numpy as np
+
+from .errors import GraphcTypeError, GraphcValueError
 
 # Element types of the graph and their NumPy equals. f32 is float64 in the float64 reference.
 NUMPY = {
@@ -27,10 +30,13 @@ class TensorType:
 
     def __post_init__(self):
         if self.dtype not in NUMPY:
-            raise ValueError(f"no element type {self.dtype!r}; there are {', '.join(NUMPY)}")
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+            raise GraphcValueError(f"no element type {self.dtype!r}\n  expected one of {', '.join(NUMPY)}")
+        try:
+            object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
+        except TypeError:
+            raise GraphcTypeError(f"shape {self.shape!r}\n  expected whole numbers, e.g. (1, 3, 224, 224)") from None
         if any(n < 0 for n in self.shape):
-            raise ValueError(f"negative extent in shape {self.shape}")
+            raise GraphcValueError(f"negative extent in shape {self.shape}")
 
     @property
     def rank(self) -> int:

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
+from .errors import GraphcError
 from .graph import Graph, Value
-from .op import GraphcError
 from .text import legal_name, plain_name
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from graphc.ir import GraphcTypeError
+
 from .module import Module
 
 
@@ -25,7 +27,7 @@ class Chain(Module):
         return self._modules[names[index]]
 
     def __setitem__(self, index: int, module: Module) -> None:
-        setattr(self, list(self._modules)[index], module)
+        self.add_module(list(self._modules)[index], module)
 
     def fill(self, modules: Iterable[Module] | Mapping[str, Module]) -> None:
         """Under the names of a mapping, else under numbers."""
@@ -66,4 +68,6 @@ class ModuleList(Chain):
 
     def __init__(self, modules: Iterable[Module] | Mapping[str, Module] = ()):
         super().__init__()
+        if not isinstance(modules, Iterable):
+            raise GraphcTypeError(f"ModuleList takes a list of modules, got {modules!r}\n  write ModuleList([...])")
         self.fill(modules)

@@ -9,7 +9,9 @@ import builtins
 import math
 from collections.abc import Sequence
 
-from graphc.ir import GraphcError, ShapeError, TensorType, current_scope, located, user_line
+import numpy as np
+
+from graphc.ir import GraphcError, GraphcValueError, ShapeError, TensorType, current_scope, located, user_line
 from graphc.ops import Tensor, apply, constant
 from graphc.ops import concat as concat_tensors
 from graphc.ops.contraction import Conv2d, Linear
@@ -31,12 +33,25 @@ def tensor(x) -> Tensor:
     return x.tensor() if hasattr(x, "tensor") else constant(x)
 
 
-def pair(value: Pair, what: str = "size") -> tuple[int, int]:
-    """(v, v) from an integer, a pair as it is."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) for v in values):
-        raise GraphcError(f"{what} must be an integer or a pair of integers, got {value!r}")
-    return values
+def pair(value: Pair, what: str = "size", least: int = 0) -> tuple[int, int]:
+    """(v, v) from an integer, a pair as it is; numbers below `least` are refused."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, int | np.integer) and v >= least for v in values):
+        raise wrong(f"{what} must be a whole number from {least} or a pair of such, got {value!r}")
+    return int(values[0]), int(values[1])
+
+
+def count(value: int, what: str) -> int:
+    """A positive whole number."""
+    if not isinstance(value, int | np.integer) or value < 1:
+        hint = "\n  is this a function that makes a network? then compile what it returns, not the function"
+        raise wrong(f"{what} must be a positive whole number, got {value!r}{hint * isinstance(value, Tensor)}")
+    return int(value)
+
+
+def wrong(message: str) -> GraphcError:
+    """An error about an argument, placed on the user's line."""
+    return located(GraphcValueError(message), user_line(), message.partition(":")[0])
 
 
 def mistake(message: str, what: str) -> ShapeError:

@@ -42,6 +42,8 @@ def blame(error: ShapeError, layer: Module, inputs: tuple) -> ShapeError:
         else:
             text = re.sub(r"^\w+: ", "", text)  # the op's name: the layer's stands before
             text += f"\n  its input comes from {source(operand, root)}"
+            if operand.kind == "input" and operand.ndim < 4 and "NxCxHxW" in text:
+                text += "\n  give batch and channels as well, e.g. (1, 3, 224, 224)"
     explained = ShapeError(f"{layer.declared}  {what}: {text}")
     explained.place, explained.bare = layer.declared or what, text
     return explained
@@ -50,7 +52,10 @@ def blame(error: ShapeError, layer: Module, inputs: tuple) -> ShapeError:
 def source(x: Tensor, root: Module) -> str:
     """Where a tensor comes from: `features.2 (Flatten of 50x5x5)`, or the graph input, or a line of the user's."""
     if x.node is None:
-        return f"{'the input' if x.kind == 'input' else x.kind} {x.value.name} ({dims(x.shape)})"
+        name = (
+            "the input" if x.value.name == "input" else f"{'the input' * (x.kind == 'input') or x.kind} {x.value.name}"
+        )
+        return f"{name} ({dims(x.shape)})"
     node, module = x.node, dict(root.named_modules()).get(x.node.scope)
     what = f"of {dims(x.parents[0].shape[1:])}" if node.op.name == "reshape" else f"giving {dims(x.shape[1:])}"
     if isinstance(module, Layer):

@@ -11,7 +11,7 @@ from graphc.ops import Tensor, apply, constant, norm
 
 from . import functional as F
 from . import init
-from .functional import Pair, pair
+from .functional import Pair, count, pair
 from .layer import Layer
 from .parameter import Buffer, Parameter
 from .trace import recorder
@@ -32,7 +32,8 @@ class Linear(Layer):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features = count(in_features, "Linear: in_features")
+        self.out_features = out_features = count(out_features, "Linear: out_features")
         self.weight = Parameter((out_features, in_features), DEFAULT_WEIGHT)
         self.bias = Parameter((out_features,), default_bias(in_features)) if bias else None
 
@@ -61,14 +62,20 @@ class Conv2d(Layer):
         super().__init__()
         if padding_mode != "zeros":
             raise GraphcError(f"Conv2d pads with zeros only, got padding_mode={padding_mode!r}")
+        in_channels, out_channels = (
+            count(in_channels, "Conv2d: in_channels"),
+            count(out_channels, "Conv2d: out_channels"),
+        )
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise GraphcError(
                 f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        self.padding = padding if isinstance(padding, str) else pair(padding, "padding")
+        self.kernel_size = pair(kernel_size, "Conv2d: kernel_size", 1)
+        self.stride, self.dilation = pair(stride, "Conv2d: stride", 1), pair(dilation, "Conv2d: dilation", 1)
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise GraphcError(f"Conv2d: padding must be whole numbers, 'same' or 'valid', got {padding!r}")
+        self.padding = padding if isinstance(padding, str) else pair(padding, "Conv2d: padding")
         if self.padding == "same" and self.stride != (1, 1):
             raise GraphcError(f"Conv2d: padding='same' needs stride 1, got {self.stride}")
         self.weight = Parameter((out_channels, in_channels // groups, *self.kernel_size), DEFAULT_WEIGHT)
@@ -106,6 +113,7 @@ class BatchNorm(Layer):
                 f"{type(self).__name__} keeps running statistics with a fixed momentum; "
                 f"got momentum={momentum}, track_running_stats={track_running_stats}"
             )
+        num_features = count(num_features, f"{type(self).__name__}: num_features")
         self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
         self.weight = Parameter((num_features,), init.ones()) if affine else None
         self.bias = Parameter((num_features,), init.zeros()) if affine else None
@@ -118,9 +126,9 @@ class BatchNorm(Layer):
         if x.ndim not in self.ranks:
             wanted = " or ".join(map(str, self.ranks))
             raise F.mistake(f"expects an input of {wanted} dimensions, got {x.ndim}", type(self).__name__)
-        count = self.num_features
-        weight = self.weight if self.affine else constant(np.ones(count), "f32")
-        bias = self.bias if self.affine else constant(np.zeros(count), "f32")
+        channels = self.num_features
+        weight = self.weight if self.affine else constant(np.ones(channels), "f32")
+        bias = self.bias if self.affine else constant(np.zeros(channels), "f32")
         rec, running = recorder(), [self.running_mean.tensor(), self.running_var.tensor()]
         op = norm.BatchNorm(self.eps, self.momentum)
         y, *moved = apply(op, x, weight, bias, *map(rec.latest, running))

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from difflib import get_close_matches
 
 import numpy as np
 
-from graphc.ir import GraphcError, scope, user_line
+from graphc.ir import GraphcAttributeError, GraphcError, GraphcTypeError, scope, user_line
 
 from .parameter import Buffer, Parameter
 
 # Modules whose forward runs now, outermost first.
 _calls: ContextVar[tuple[Module, ...]] = ContextVar("calls", default=())
+
+
+# What `Module.__init__` sets; the first three are the tables of parts.
+MADE_BY_INIT = ("_parameters", "_buffers", "_modules", "_owned", "training", "declared")
 
 
 def call_stack() -> tuple[Module, ...]:
@@ -86,7 +91,16 @@ class Module:
         for table in ("_parameters", "_buffers", "_modules"):
             if name in self.__dict__.get(table, ()):
                 return self.__dict__[table][name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        kind = type(self).__name__
+        if "_modules" not in self.__dict__ and name in MADE_BY_INIT:
+            raise GraphcAttributeError(f"{kind}.__init__ must call super().__init__() before anything else")
+        if name.startswith("__"):  # asked by Python's own protocols, which have nobody to read a message
+            raise AttributeError(name)
+        own = [n for table in MADE_BY_INIT[:3] for n in self.__dict__.get(table, ())]
+        near = get_close_matches(name, own, 1)
+        hint = f"did you mean {near[0]}?" if near else f"its parts are: {', '.join(own) or 'none'}"
+        where = user_line()
+        raise GraphcAttributeError(f"{where}{'  ' * bool(where)}{kind} has no attribute {name!r}\n  {hint}")
 
     def __delattr__(self, name: str) -> None:
         for table in (self._parameters, self._buffers, self._modules):
@@ -122,6 +136,10 @@ class Module:
         setattr(self, name, value)
 
     def add_module(self, name: str, module: Module) -> None:
+        if not isinstance(module, Module):
+            hint = f"write {module.__name__}(...)" if isinstance(module, type) else "functions belong into a forward"
+            hint = "give its elements: nn.Sequential(*layers)" if isinstance(module, list | tuple) else hint
+            raise GraphcTypeError(f"{type(self).__name__}: part {name} must be a module, got {module!r}\n  {hint}")
         setattr(self, name, module)
 
     # Walks; shared parts come once, under their first name
@@ -198,6 +216,11 @@ class Module:
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Takes the values in `state`. Nothing is changed unless all of them fit: one error lists every missing,
         unexpected and mis-shaped name. `strict=False` lets names be missing or unexpected, but no shape be wrong."""
+        if not isinstance(state, Mapping):
+            raise GraphcTypeError(
+                f"load_state_dict takes arrays by name, got {state!r:.80}\n"
+                "  for a file: graphc.train.load_weights(path), or safetensors.numpy.load_file(path)"
+            )
         own = dict(self.all_names())
         given = {name: np.asarray(value) for name, value in state.items()}
         satisfied = {own[name] for name in given if name in own}

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from graphc.ir import GraphcError
 from graphc.ops import Tensor
 
@@ -32,9 +34,13 @@ class StateMaker(Protocol):
 
 def check(optimizer: object, **rules: tuple[object, bool, str]) -> None:
     """One error that lists every argument out of its range; each rule is (value, whether it holds, what is allowed)."""
-    bad = [f"{name} must be {allowed}, got {value}" for name, (value, holds, allowed) in rules.items() if not holds]
+    bad = [f"{name} must be {allowed}, got {value!r}" for name, (value, holds, allowed) in rules.items() if not holds]
     if bad:
         raise GraphcError("\n  ".join([f"{type(optimizer).__name__}:", *bad]))
+
+
+def not_negative(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and bool(value >= 0)
 
 
 class Optimizer:
@@ -61,9 +67,9 @@ class SGD(Optimizer):
     def __post_init__(self):
         check(
             self,
-            lr=(self.lr, self.lr >= 0, ">= 0"),
-            momentum=(self.momentum, self.momentum >= 0, ">= 0"),
-            weight_decay=(self.weight_decay, self.weight_decay >= 0, ">= 0"),
+            lr=(self.lr, not_negative(self.lr), ">= 0"),
+            momentum=(self.momentum, not_negative(self.momentum), ">= 0"),
+            weight_decay=(self.weight_decay, not_negative(self.weight_decay), ">= 0"),
             nesterov=(
                 self.nesterov,
                 not self.nesterov or (self.momentum > 0 and self.dampening == 0),
@@ -105,10 +111,10 @@ class Adam(Optimizer):
     def __post_init__(self):
         check(
             self,
-            lr=(self.lr, self.lr >= 0, ">= 0"),
+            lr=(self.lr, not_negative(self.lr), ">= 0"),
             betas=(self.betas, len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)"),
-            eps=(self.eps, self.eps >= 0, ">= 0"),
-            weight_decay=(self.weight_decay, self.weight_decay >= 0, ">= 0"),
+            eps=(self.eps, not_negative(self.eps), ">= 0"),
+            weight_decay=(self.weight_decay, not_negative(self.weight_decay), ">= 0"),
         )
 
     def decayed(self, weight: Tensor, grad: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from graphc.ir import NUMPY, GraphcError, TensorType
+from graphc.ir import NUMPY, GraphcAttributeError, GraphcError, GraphcTypeError, TensorType
 from graphc.ops import Tensor
 
 from .init import Init, constant, current_seed, generator
@@ -136,10 +136,17 @@ class Parameter:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.key}: {self.type})"
 
+    def __setitem__(self, key, value) -> None:
+        raise GraphcTypeError(
+            f"{self.key} cannot be changed in place\n  its numbers are in data: {self.key}.data[...] = ..."
+        )
+
     def __getattr__(self, name: str):
         """Methods of tensors work on parameters."""
         if name.startswith("_") or not hasattr(Tensor, name):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise GraphcAttributeError(f"{type(self).__name__} {self.key} has no attribute {name!r}")
         return getattr(self.tensor(), name)
 
 

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from graphc.ir import Graph, GraphcError, TensorType
+from graphc.ir import Graph, GraphcError, GraphcTypeError, TensorType, line_of
 from graphc.ops import Tensor, constant, graph_of, leaf
 
 from .init import current_seed
@@ -139,12 +139,24 @@ def trace(target: Callable, inputs: Sequence[Tensor]) -> Trace:
     """`target(*inputs)` traced. For a Module all its parameters and buffers become leaves under their state_dict
     names, whether they are read or not; the parameters a plain function meets are named as their modules know them."""
     inputs = tuple(inputs)
+    if isinstance(target, type):
+        raise GraphcTypeError(
+            f"{target.__name__} is a class\n  expected an object of it, a network\n  write {target.__name__}(...)"
+        )
     with recording(Recorder()) as rec:
         if hasattr(target, "named_state"):
             for name, parameter in target.named_state():
                 rec.names[parameter] = name
                 rec.leaf(parameter)
-        outputs = results(target(*inputs), target)
+        try:
+            value = target(*inputs)
+        except GraphcError:
+            raise
+        except Exception as error:
+            raise failed(target, inputs, error) from error
+        outputs = results(value, target)
+        if hasattr(target, "named_state"):
+            check_registered(target, rec)
         leaves = tuple(rec.leaves.values()) + ((rec.key,) if rec.key is not None else ())
         return Trace(inputs, outputs, tuple(rec.updates.items()), leaves)
 
@@ -153,7 +165,49 @@ def results(value: object, target: object) -> tuple[Tensor, ...]:
     """The tensors a call returned."""
     found = tuple(value) if isinstance(value, tuple | list) else (value,)
     if not found or not all(isinstance(t, Tensor) for t in found):
-        name = type(target).__name__ if hasattr(target, "forward") else getattr(target, "__name__", "the function")
-        got = ", ".join(type(t).__name__ for t in found) or "nothing"
-        raise GraphcError(f"{name} must return a Tensor or a tuple of Tensors\n  it returned: {got}")
+        got = ", ".join("None" if t is None else type(t).__name__ for t in found) or "nothing"
+        text = f"{called(target)} must return a Tensor or a tuple of Tensors\n  it returned: {got}"
+        if len(found) == 1 and found[0] is None:
+            text += "\n  does it end with `return`?"
+        elif found and hasattr(found[0], "named_state"):
+            text += f"\n  it makes a network: compile what it returns, {called(target)}(...)"
+        raise GraphcTypeError(text)
     return found
+
+
+def called(target: object) -> str:
+    """What to call a network or function in a message."""
+    return type(target).__name__ if hasattr(target, "forward") else getattr(target, "__name__", "the function")
+
+
+def failed(target: Callable, inputs: Sequence[Tensor], error: Exception) -> GraphcError:
+    """An exception that the user's code raised, as an error with its line; the traceback is its cause."""
+    where, kinds = line_of(error), ", ".join(str(t.type) for t in inputs)
+    return GraphcError(
+        f"{where}{'  ' * bool(where)}{called(target)} failed: {type(error).__name__}: {error}\n"
+        f"  it was called once, on {len(inputs)} symbolic tensor{'s' * (len(inputs) != 1)} ({kinds})\n"
+        "  compute with the methods of graphc.Tensor and the functions of graphc and graphc.nn.functional"
+    )
+
+
+def check_registered(network, rec: Recorder) -> None:
+    """Every weight that was read must be a part of the network, else nothing would save it, load it or see it train."""
+    known = {parameter for _, parameter in network.named_state()}
+    strays = [name for parameter, name in rec.names.items() if parameter not in known]
+    if strays:
+        raise GraphcError(
+            f"{called(network)} computes with weights that are no part of it: {', '.join(strays)}\n"
+            f"  expected modules and parameters as attributes of a module{held_apart(network)}\n"
+            "  put a list of modules into nn.ModuleList(...)"
+        )
+
+
+def held_apart(network) -> str:
+    """The attributes that hold modules where they are not seen, as half a sentence."""
+    found = [
+        f"{type(module).__name__}.{name}"
+        for module in network.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, list | tuple) and any(hasattr(part, "named_state") for part in value)
+    ]
+    return f", got a plain list: {', '.join(found)}" if found else ""

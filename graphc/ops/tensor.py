@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from operator import index
 
 import numpy as np
 
 from graphc.ir import (
     Graph,
+    GraphcAttributeError,
     GraphcError,
+    GraphcTypeError,
     Node,
     Op,
     ShapeError,
@@ -34,6 +37,26 @@ from .reduce import ArgMax, Max, Sum
 from .shape import Concat, Constant, Expand, Reshape, Slice, Transpose
 
 _serial = count()
+STATIC = "the graph is static: a tensor has no numbers while it is made"
+# Names of PyTorch's that people look for, and what does the same here.
+ELSEWHERE = {
+    "view": "reshape",
+    "size": "shape",
+    "dim": "ndim",
+    "numel": "shape",
+    "permute": "transpose",
+    "unsqueeze": "x[:, None]",
+    "squeeze": "reshape",
+    "float": 'cast("f32")',
+    "int": 'cast("i32")',
+    "astype": "cast",
+    "to": "cast",
+    "pow": "**",
+    "item": "graphc.compile(...), whose result holds numbers",
+    "numpy": "graphc.compile(...), whose result holds numbers",
+    "backward": "graphc.grad",
+    "softmax": "graphc.nn.functional.softmax",
+}
 
 
 class Tensor:
@@ -78,13 +101,33 @@ class Tensor:
         return f"Tensor({self.value.name or self.kind or 'result'}: {self.type}{made})"
 
     def __bool__(self) -> bool:
-        raise TypeError("a symbolic tensor has no truth value: the graph is static. Use where(condition, a, b)")
+        raise misused(f"a symbolic tensor has no truth value\n  {STATIC}\n  use graphc.where(condition, a, b)")
+
+    def __float__(self) -> float:
+        raise misused(f"a symbolic tensor is no number\n  {STATIC}\n  compute with the tensor itself")
+
+    __int__ = __float__
+
+    def __array__(self, *arguments, **options):
+        raise misused(
+            f"a symbolic tensor is no array\n  {STATIC}\n  use its methods and graphc's functions, not NumPy's"
+        )
+
+    def __setitem__(self, key, value) -> None:
+        raise misused("a tensor cannot be changed in place\n  make a new one, e.g. with graphc.where or graphc.concat")
+
+    def __getattr__(self, name: str):
+        known = ELSEWHERE.get(name)
+        error = GraphcAttributeError(f"a Tensor has no {name!r}" + (f"\n  use {known}" if known else ""))
+        raise located(error, user_line(), current_scope())
 
     def __len__(self) -> int:
+        if not self.shape:
+            raise misused("a scalar tensor has no length")
         return self.shape[0]
 
     def __iter__(self):
-        return (self[i] for i in range(self.shape[0]))
+        return (self[i] for i in range(len(self)))
 
     def apply(self, op: Op, *others: Tensor | float):
         """`op` with this tensor as its first operand."""
@@ -129,6 +172,9 @@ class Tensor:
 
     def __matmul__(self, y):
         return matmul(self, y)
+
+    def __rmatmul__(self, y):
+        return matmul(y, self)
 
     def __lt__(self, y):
         return apply(ew.Less(), self, y)
@@ -249,7 +295,7 @@ def apply(op: Op, *operands: Tensor | float | np.ndarray) -> Tensor | tuple[Tens
 def lift_constants(operands: Sequence) -> tuple[Tensor, ...]:
     """Operands as tensors (a parameter as its leaf); a bare number takes the element type of the first tensor
     (booleans aside; beside booleans only, a boolean is one)."""
-    operands = [t.tensor() if hasattr(t, "tensor") else t for t in operands]
+    operands = [t.tensor() if not isinstance(t, Tensor) and hasattr(t, "tensor") else t for t in operands]
     bare = [t for t in operands if not isinstance(t, Tensor)]
     default = "i1" if bare and all(isinstance(t, bool | np.bool_) for t in bare) else "f32"
     dtype = next((t.dtype for t in operands if isinstance(t, Tensor) and t.dtype != "i1"), default)
@@ -259,6 +305,8 @@ def lift_constants(operands: Sequence) -> tuple[Tensor, ...]:
 def constant(value, dtype: str | None = None) -> Tensor:
     """A constant tensor from a number, nested sequence or array."""
     array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise misused(f"expected a tensor, a number or an array of numbers, got {shortly(value)}")
     if dtype is None:
         dtype = {"b": "i1", "i": "i32", "u": "u8" if array.dtype == np.uint8 else "i32", "f": "f32"}[array.dtype.kind]
     return apply(Constant.of(array, dtype))
@@ -278,12 +326,24 @@ def input(shape: Sequence[int], name: str | None = None, dtype: str = "f32") -> 
         raise GraphcError(
             f"input name {name!r}\n  expected no blanks, commas, brackets, quotes, %, # nor a mere number"
         )
-    return leaf("input", name or f"input{next(_unnamed)}", TensorType(dtype, tuple(shape)))
+    shape = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    return leaf("input", name or f"input{next(_unnamed)}", TensorType(dtype, shape))
 
 
 def mistake(message: str) -> GraphcError:
     """A shape error placed on the user's line."""
     return located(ShapeError(message), user_line(), current_scope() or "tensor")
+
+
+def misused(message: str) -> GraphcError:
+    """An error of kind placed on the user's line."""
+    return located(GraphcTypeError(message), user_line(), current_scope() or "tensor")
+
+
+def shortly(value: object) -> str:
+    """A value for a message: itself where that is short, else its type."""
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"an object of type {type(value).__name__}"
 
 
 def normal_axes(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
@@ -339,6 +399,7 @@ def power(x: Tensor, y) -> Tensor:
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """Matrix product with NumPy's rules for vectors and batches."""
+    x, y = lift_constants((x, y))
     left, right = x.ndim == 1, y.ndim == 1
     x = x.reshape(1, -1) if left else x
     y = y.reshape(-1, 1) if right else y
@@ -359,11 +420,10 @@ def subscript(x: Tensor, key) -> Tensor:
     """x[key] for integers, slices with positive steps, `...` and None (a new axis)."""
     keys = list(key) if isinstance(key, tuple) else [key]
     used = sum(k is not None and k is not Ellipsis for k in keys)
+    dots = [n for n, k in enumerate(keys) if k is Ellipsis]  # not `in`, which would compare with arrays
     if used > x.ndim:
         raise mistake(f"{used} indices for a tensor of {x.ndim} dimensions")
-    if Ellipsis not in keys:
-        keys.append(Ellipsis)
-    at = keys.index(Ellipsis)
+    at = dots[0] if dots else len(keys)
     keys[at : at + 1] = [slice(None)] * (x.ndim - used)
     starts, stops, steps, shape, dim = [], [], [], [], 0
     for k in keys:
@@ -373,12 +433,14 @@ def subscript(x: Tensor, key) -> Tensor:
         size = x.shape[dim]
         dim += 1
         if isinstance(k, slice):
+            if k.step is not None and index(k.step) < 1:
+                raise mistake(f"slices need a positive step, got {k.step}")
             start, stop, step = k.indices(size)
-            if step < 1:
-                raise mistake("slices need a positive step")
             stop = max(start, stop)
             shape.append(-(-(stop - start) // step))
         else:
+            if not hasattr(k, "__index__") or isinstance(k, Tensor | np.ndarray):
+                raise misused(f"an index must be a whole number, a slice, ... or None, got {shortly(k)}")
             if not -size <= int(k) < size:
                 raise mistake(f"index {k} is out of range for dimension {dim - 1} of extent {size}")
             start, step = int(k) % size, 1

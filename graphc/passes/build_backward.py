@@ -7,9 +7,9 @@ Source: Griewank and Walther, Evaluating Derivatives, SIAM 2008, chapter 3 (the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from graphc.ir import Graph, GraphcError, Node, Value, dims, located, origin
+from graphc.ir import Graph, GraphcError, GraphcTypeError, Node, Value, dims, located, origin
 from graphc.ops import Tensor, apply, constant, graph_of, lift, sum_to
 from graphc.ops.shape import Constant
 
@@ -17,8 +17,14 @@ from graphc.ops.shape import Constant
 def grad(f: Tensor, wrt: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Gradients of the scalar `f` (f32, shape ()) with respect to each f32 tensor in `wrt`, in their shapes; zeros for
     a tensor that f does not depend on. Raises GraphcError where f is not a scalar or an op has no gradient."""
-    wrt = [wrt] if isinstance(wrt, Tensor) or hasattr(wrt, "tensor") else wrt
-    wrt = [t.tensor() if hasattr(t, "tensor") else t for t in wrt]  # a parameter as its leaf
+    one = isinstance(wrt, Tensor) or hasattr(wrt, "tensor") or not isinstance(wrt, Iterable)
+    wrt = [wrt] if one else list(wrt)
+    wrt = [t if isinstance(t, Tensor) else t.tensor() if hasattr(t, "tensor") else t for t in wrt]
+    for t in (f, *wrt):
+        if not isinstance(t, Tensor):
+            raise GraphcTypeError(
+                f"grad: got {t!r}\n  expected tensors and parameters\n  of a module: list(module.parameters())"
+            )
     if f.dtype != "f32" or f.shape:
         raise GraphcError(
             f"grad needs a scalar\n  expected f32[], got {f.type}\n  reduce it first, e.g. with .sum() or .mean()"

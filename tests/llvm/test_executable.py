@@ -441,7 +441,7 @@ def test_an_unwritable_path_is_told_before_anything_is_compiled(tiny_parts, monk
 
 
 def test_parts_that_do_not_fit_are_refused(tiny_parts):
-    with pytest.raises(ValueError, match="expected 3 labels, got 1"):
+    with pytest.raises(ValueError, match="expected 3, one a class, got 1"):
         replace(tiny_parts, labels=("one",))
     with pytest.raises(BuildError, match="too large for one executable"):
         replace(tiny_parts, weights=np.broadcast_to(np.float32(0), (500_000_000,)))

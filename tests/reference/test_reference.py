@@ -54,9 +54,9 @@ def test_program_keeps_updates_and_leaves_the_graphs_data_alone():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([1.0], "takes 4 inputs .*got 1"),
+        ([1.0], "expected 4 .*got 1"),
         ({"x0": 1.0, "x9": 1.0}, r"missing \['x1', 'y0', 'y1'\], unknown \['x9'\]"),
-        ([np.ones(2), 1.0, 1.0, 1.0], "x0 must have shape scalar, got 2"),
+        ([np.ones(2), 1.0, 1.0, 1.0], "x0: wrong shape\n  expected scalar, got 2"),
     ],
 )
 def test_wrong_inputs_are_named(inputs, message):
