@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from weakref import WeakValueDictionary
 
 Extents = Mapping[str, int]
@@ -58,10 +58,13 @@ class Aff:
         """Every axis named in `axes` replaced by its affine value."""
         if not any(a in axes for a, _ in self.terms):
             return self
-        out = Aff(self.const)
+        const, terms = self.const, {}
         for axis, coef in self.terms:
-            out = out + axes.get(axis, Aff(0, ((axis, 1),))) * coef
-        return out
+            value = axes.get(axis, Aff(0, ((axis, 1),)))
+            const += value.const * coef
+            for a, c in value.terms:
+                terms[a] = terms.get(a, 0) + c * coef
+        return Aff(const, tuple(sorted((a, c) for a, c in terms.items() if c)))
 
     def range(self, extents: Extents) -> tuple[int, int]:
         """Least and greatest value (both included) while each axis a runs over 0 .. extents[a]-1."""
@@ -306,20 +309,19 @@ def rewrite(root: E, rule: Callable[[E], E | None], memo: dict[E, E] | None = No
 
 def substitute_axes(root: E, axes: Mapping[str, Aff]) -> E:
     """Every loop axis named in `axes` replaced, in indices, guards and axis values."""
-    if not axes:
-        return root
+    return rewrite(root, partial(substituted, axes=axes)) if axes else root
 
-    def rule(e: E) -> E | None:
-        if e.op == "axis":
-            return axis(e.attr.substitute(axes))
-        if e.op == "load":
-            buffer, indices = e.attr
-            return load(buffer, tuple(i if isinstance(i, E) else i.substitute(axes) for i in indices), e.dtype)
-        if e.op == "guard":
-            return guard(*e.args, tuple((a.substitute(axes), lo, hi) for a, lo, hi in e.attr))
-        return None
 
-    return rewrite(root, rule)
+def substituted(e: E, axes: Mapping[str, Aff]) -> E | None:
+    """One node with its loop axes replaced; None where it names none."""
+    if e.op == "axis":
+        return axis(e.attr.substitute(axes))
+    if e.op == "load":
+        buffer, indices = e.attr
+        return load(buffer, tuple(i if isinstance(i, E) else i.substitute(axes) for i in indices), e.dtype)
+    if e.op == "guard":
+        return guard(*e.args, tuple((a.substitute(axes), lo, hi) for a, lo, hi in e.attr))
+    return None
 
 
 def axes_of(*roots: E) -> frozenset[str]:

@@ -30,10 +30,13 @@ class AxisNames:
 
     def __init__(self, taken: tuple[str, ...] = ()):
         self._taken = set(taken)
+        self._numbers: dict[str, Iterator[int]] = {}
 
     def __call__(self, hint: str) -> str:
-        names = (hint if k == 0 else f"{hint}{k}" for k in count())
-        name = next(n for n in names if n not in self._taken)
+        numbers = self._numbers.setdefault(hint, count(1))
+        name = hint
+        while name in self._taken:
+            name = f"{hint}{next(numbers)}"
         self._taken.add(name)
         return name
 

@@ -8,32 +8,36 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from .expr import Aff, E, loads, rewrite, substitute_axes, temp
+from .expr import Aff, E, loads, rewrite, substituted, temp
 from .kernels import AxisNames, Loops, Reduce, Stage, Store, extents, stage_expressions
 
 Stages = tuple[Stage, ...]
 
 
-def map_expressions(stage: Stage, rule: Callable[[E], E]) -> Stage:
-    """Every expression `e` and computed index `-> rule(e)`."""
+def map_expressions(stage: Stage, rule: Callable[[E], E | None]) -> Stage:
+    """Every node `e` of the stage's expressions and computed indices `-> rule(e)`, where that is not None."""
+    memo: dict[E, E] = {}
+
+    def new(root: E) -> E:
+        return rewrite(root, rule, memo)
+
     outs: list[Reduce | Store] = []
     for o in stage.outs:
         if isinstance(o, Reduce):
-            outs.append(replace(o, expr=rule(o.expr), index=None if o.index is None else rule(o.index)))
+            outs.append(replace(o, expr=new(o.expr), index=None if o.index is None else new(o.index)))
         else:
-            at = tuple(rule(i) if isinstance(i, E) else i for i in o.indices)
-            outs.append(Store(o.buffer, at, rule(o.expr)))
+            at = tuple(new(i) if isinstance(i, E) else i for i in o.indices)
+            outs.append(Store(o.buffer, at, new(o.expr)))
     return Stage(stage.axes, tuple(outs))
 
 
 def replace_loads(stages: Iterable[Stage], value: Callable[[str, tuple], E | None]) -> Stages:
     """`load buffer[indices] -> value(buffer, indices)`, where that is not None."""
-    memo: dict[E, E] = {}
 
     def rule(e: E) -> E | None:
         return value(*e.attr) if e.op == "load" else None
 
-    return tuple(map_expressions(s, lambda root: rewrite(root, rule, memo)) for s in stages)
+    return tuple(map_expressions(s, rule) for s in stages)
 
 
 def forward(stages: Iterable[Stage], stored: Iterable[Store]) -> Stages | None:
@@ -51,27 +55,31 @@ def substitute(stage: Stage, axes: Mapping[str, Aff]) -> Stage:
     axes = {a: value for a, value in axes.items() if value != Aff.of(a)}
     if not axes:
         return stage
-    outs = map_expressions(stage, lambda e: substitute_axes(e, axes)).outs
-    return Stage(stage.axes, tuple(_substitute_indices(o, axes) for o in outs))
+    outs = map_expressions(stage, lambda e: substituted(e, axes)).outs
+    return Stage(stage.axes, tuple(o if isinstance(o, Reduce) else _at(o, axes) for o in outs))
 
 
-def _substitute_indices(out: Reduce | Store, axes: Mapping[str, Aff]) -> Reduce | Store:
-    if isinstance(out, Reduce):
-        return out
-    return replace(out, indices=tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in out.indices))
+def _at(store: Store, axes: Mapping[str, Aff]) -> Store:
+    """A store whose affine indices have their axes replaced."""
+    return replace(store, indices=tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in store.indices))
 
 
 def rename(stage: Stage, names: Mapping[str, str]) -> Stage:
     """Axes, the stage's own included, and temporaries `-> names[...]`."""
-    stage = substitute(stage, {a: Aff.of(b) for a, b in names.items()})
+    axes = {a: Aff.of(b) for a, b in names.items()}
 
     def rule(e: E) -> E | None:
-        base, dot, part = e.attr.partition(".") if e.op == "temp" else ("", "", "")
-        return temp(names[base] + dot + part, e.dtype) if base in names else None
+        if e.op != "temp":
+            return substituted(e, axes)
+        base, dot, part = e.attr.partition(".")
+        return temp(names.get(base, base) + dot + part, e.dtype)
 
-    outs = map_expressions(stage, lambda e: rewrite(e, rule)).outs
-    outs = tuple(replace(o, name=names.get(o.name, o.name)) if isinstance(o, Reduce) else o for o in outs)
-    return Stage(tuple((names.get(a, a), n) for a, n in stage.axes), outs)
+    outs = (_rename_target(o, names, axes) for o in map_expressions(stage, rule).outs)
+    return Stage(tuple((names.get(a, a), n) for a, n in stage.axes), tuple(outs))
+
+
+def _rename_target(out: Reduce | Store, names: Mapping[str, str], axes: Mapping[str, Aff]) -> Reduce | Store:
+    return replace(out, name=names.get(out.name, out.name)) if isinstance(out, Reduce) else _at(out, axes)
 
 
 def own_names(kernel: Loops) -> list[str]:

@@ -8,6 +8,7 @@ chunk, a second one puts the chunks together in order.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from .expr import Aff, load, substitute_axes, temp
 from .kernels import Kernel, Loops, Reduce, Schedule, Stage, Store, extents
@@ -20,18 +21,25 @@ LEAST = 1 << 15  # a shorter reduction is not worth a second kernel
 
 def split_reductions(schedule: Schedule) -> Schedule:
     """`r = sum over (n, ...)` -> `P[q] = sum over (part q of n, ...)`, then `r = sum over q of P[q]`."""
-    buffers, kernels = dict(schedule.buffers), []
+    partials: dict[str, Buffer] = {}
+    kernels: list[Kernel] = []
     for kernel in schedule.kernels:
-        chunks = chunks_of(kernel, schedule)
-        if chunks > 1:
-            kernels += halves(kernel, chunks, buffers)
-        else:
+        if (chunks := chunks_of(kernel)) == 1:
             kernels.append(kernel)
-    same = len(kernels) == len(schedule.kernels)
-    return schedule if same else schedule.replace(kernels=tuple(kernels), buffers=buffers)
+            continue
+        partial = Buffer(f"partial{len(partials)}", (chunks, *(n for _, n in kernel.par)), reduction(kernel).expr.dtype)
+        partials[partial.name] = partial
+        kernels += halves(kernel, partial)
+    return schedule.replace(kernels=tuple(kernels), buffers={**schedule.buffers, **partials}) if partials else schedule
 
 
-def chunks_of(kernel: Kernel, schedule: Schedule) -> int:
+def reduction(kernel: Loops) -> Reduce:
+    """What the first stage of a kernel that is to be cut computes."""
+    (out,) = kernel.stages[0].outs
+    return out
+
+
+def chunks_of(kernel: Kernel) -> int:
     """Into how many chunks to cut a kernel's reduction, 1 for none: a divisor of its outermost axis."""
     if not isinstance(kernel, Loops) or len(kernel.stages) != 2 or kernel.stages[1].axes:
         return 1
@@ -57,27 +65,20 @@ def outermost(kernel: Loops) -> bool:
     return False
 
 
-def halves(kernel: Loops, chunks: int, buffers: dict[str, Buffer]) -> tuple[Loops, Loops]:
+def halves(kernel: Loops, partial: Buffer) -> tuple[Loops, Loops]:
     """The kernel of partial results, and the one that combines them and does what followed."""
     stage, last = kernel.stages
-    out = stage.outs[0]
+    out = reduction(kernel)
     (axis, extent), *rest = stage.axes
-    number = sum(name.startswith("partial") for name in buffers)
-    name, chunk = f"partial{number}", f"{axis}_chunk"
-    buffers[name] = Buffer(name, (chunks, *(n for _, n in kernel.par)), out.expr.dtype)
-    at = (Aff.of(chunk), *(Aff.of(a) for a, _ in kernel.par))
-    size = extent // chunks
+    chunk = (f"{axis}_chunk", partial.shape[0])
+    at = tuple(Aff.of(a) for a, _ in (chunk, *kernel.par))
+    size = extent // partial.shape[0]
     kept = ((axis, size),) if size > 1 else ()
-    whole = {axis: Aff.of(chunk) * size + (Aff.of(axis) if kept else 0)}
-    part = Reduce(out.name, out.op, substitute_axes(out.expr, whole))
-    partial = Loops(
-        f"{kernel.name}.partial",
-        ((chunk, chunks), *kernel.par),
-        (
-            Stage((*kept, *rest), (part,)),
-            Stage((), (Store(name, at, temp(out.name, out.expr.dtype)),)),
-        ),
-        scope=kernel.scope,
+    whole = {axis: at[0] * size + (Aff.of(axis) if kept else 0)}
+    part = Stage((*kept, *rest), (replace(out, expr=substitute_axes(out.expr, whole)),))
+    put = Stage((), (Store(partial.name, at, temp(out.name, out.expr.dtype)),))
+    together = Stage((chunk,), (replace(out, expr=load(partial.name, at, out.expr.dtype)),))
+    return (
+        replace(kernel, name=f"{kernel.name}.partial", par=(chunk, *kernel.par), stages=(part, put)),
+        replace(kernel, stages=(together, last)),
     )
-    together = Stage(((chunk, chunks),), (Reduce(out.name, out.op, load(name, at, out.expr.dtype)),))
-    return partial, Loops(kernel.name, kernel.par, (together, last), scope=kernel.scope)

@@ -72,7 +72,7 @@ def _inline(fusion: Fusion, name: str, wanted: Callable[[Loops, list[Kernel], bo
 def _is_cheap(fusion: Fusion, producer: Loops) -> bool:
     """Whether the producer does little work on at most one tensor of about the size of its result."""
     (store,) = producer.stages[0].outs
-    sizes = {e.attr[0]: math.prod(fusion.buffers[e.attr[0]].shape) for e in loads(store.expr)}
+    sizes = {e.attr[0]: math.prod(fusion.buffers[e.attr[0]].shape) for e in producer.loads}
     large = [n for n in sizes.values() if 2 * n > points(*producer.par)]
     return sum(WORK.get(e.op, 1) for e in walk(store.expr)) <= CHEAP and len(large) <= 1
 

@@ -85,17 +85,11 @@ class Fusion:
         return self.temporary(name) and self.readers[name] <= set(but)
 
     def convex(self, first: int, second: int) -> bool:
-        """No path from one to the other through a third kernel."""
-        frontier = [k for k in self.dag.successors(first) if k != second]
-        seen = set(frontier)
-        while frontier:
-            for k in self.dag.successors(frontier.pop()):
-                if k == second:
-                    return False
-                if k not in seen:
-                    seen.add(k)
-                    frontier.append(k)
-        return True
+        """No path from a kernel to the next but the edge between them."""
+        self.dag.remove_edge(first, second)
+        third = nx.has_path(self.dag, first, second)
+        self.dag.add_edge(first, second)
+        return not third
 
     def may_delay(self, first: int, second: int) -> bool:
         """Whether what `first` reads is still unchanged when `second` runs."""
