@@ -14,6 +14,7 @@ from graphc.version import __version__
 
 from . import executable, jit, target
 from .assemble import assemble
+from .calibrate import measured
 from .executable import CpuObject, ExecutableParts, TensorInfo
 from .profile import profile, show
 from .program import LlvmProgram
@@ -30,8 +31,8 @@ def compile(schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "n
 
 
 def kernel_times(program: LlvmProgram) -> str:
-    """Every kernel of a program timed on random inputs, as a table."""
-    return show(profile(program))
+    """Every kernel of a program timed on random inputs and held against this machine's limits, as a table."""
+    return show(profile(program), measured(program.target, program.threads))
 
 
 def target_of(cpu: str) -> target.Target:

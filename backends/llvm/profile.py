@@ -1,4 +1,9 @@
-"""How long each kernel of a program takes: every kernel is run as a program of its own, over the same memory."""
+"""How long each kernel of a program takes, and how near that is to what the machine can do.
+
+Every kernel is run as a program of its own, over the same memory. The roofline of a kernel is the time in which its
+multiply-adds run at the peak and its buffers are read once from the nearest memory that holds them all, whichever is
+longer. A kernel may beat it: by an algorithm with fewer multiply-adds, or by touching only a part of a buffer.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ import numpy as np
 from graphc.schedule.kernels import Contraction, Kernel, reads, writes
 from graphc.schedule.layout import NUMPY, Buffer
 
+from .calibrate import Limits
 from .program import LlvmProgram
 
 
@@ -79,13 +85,23 @@ def timed(program: LlvmProgram, inputs: Sequence[np.ndarray], runs: int, warm: i
     return median(samples[warm:])
 
 
-def show(times: Sequence[KernelTime]) -> str:
-    """The kernels as a table: microseconds, share of the whole, GFLOP/s of contractions, GB/s."""
+def show(times: Sequence[KernelTime], limits: Limits) -> str:
+    """The kernels as a table: microseconds, share of the whole, GFLOP/s of contractions, bytes, GB/s, share of the
+    roofline; below it the limits."""
     whole = sum(t.seconds for t in times) or 1.0
     width = max((len(t.name) for t in times), default=6)
-    lines = [f"{'kernel':{width}}  {'kind':9}  {'us':>9}  {'share':>6}  {'GFLOP/s':>7}  {'GB/s':>6}"]
+    columns = f"{'us':>9}  {'share':>6}  {'GFLOP/s':>7}  {'kB':>9}  {'GB/s':>6}  {'of roofline':>11}"
+    lines = [f"{'kernel':{width}}  {'kind':9}  {columns}"]
+    floor = 0.0
     for t in times:
+        least = limits.seconds(t.macs, t.bytes)
+        floor += least
         rate = f"{t.gflops:7.1f}" if t.macs else " " * 7
         took = f"{t.seconds * 1e6:9.1f}  {t.seconds / whole:6.1%}"
-        lines.append(f"{t.name:{width}}  {t.kind:9}  {took}  {rate}  {t.gigabytes:6.1f}")
-    return "\n".join([*lines, f"{'all kernels':{width}}  {len(times):<9}  {whole * 1e6:9.1f}"])
+        share = f"{least / t.seconds:11.0%}" if t.seconds else " " * 11
+        lines.append(f"{t.name:{width}}  {t.kind:9}  {took}  {rate}  {t.bytes / 1e3:9.1f}  {t.gigabytes:6.1f}  {share}")
+    sums = f"{whole * 1e6:9.1f}  {1:6.1%}  {2e-9 * sum(t.macs for t in times) / whole:7.1f}  {'':9}  {'':6}"
+    lines.append(f"{'all kernels':{width}}  {len(times):<9}  {sums}  {floor / whole:11.0%}")
+    reads = ", ".join(f"{name} {rate / 1e9:.0f} GB/s" for name, _, rate in limits.reads)
+    many = f"{limits.threads} thread{'s' * (limits.threads > 1)}"
+    return "\n".join([*lines, f"roofline, {many}: {limits.flops / 1e9:.0f} GFLOP/s of multiply-adds, {reads}"])

@@ -69,8 +69,8 @@ def host() -> Target:
         features.flatten(),
         vector_bytes,
         registers,
-        _cache(1, 32 * KIB),
-        _cache(2, 256 * KIB),
+        cache_bytes(1, 32 * KIB),
+        cache_bytes(2, 256 * KIB),
     )
 
 
@@ -106,7 +106,7 @@ def _vectors(triple: str, features: Mapping[str, bool]) -> tuple[int, int]:
     )
 
 
-def _cache(level: int, default: int) -> int:
+def cache_bytes(level: int, default: int) -> int:
     """Bytes of the data cache of this level as Linux reports it for the first core; `default` where it does not."""
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

@@ -6,8 +6,12 @@ import numpy as np
 
 import graphc
 from graphc import nn
+from graphc.backends.llvm import calibrate, target
+from graphc.backends.llvm.calibrate import Limits
 from graphc.backends.llvm.profile import KernelTime, profile, show
 from graphc.models import get
+
+LIMITS = Limits(1, 100e9, (("L2", 1000, 50e9), ("DRAM", None, 10e9)))
 
 
 def test_every_kernel_is_timed_and_state_stays():
@@ -19,9 +23,28 @@ def test_every_kernel_is_timed_and_state_stays():
     assert [t.name for t in times] == [k.name for k in step.schedule.kernels]
     assert sum(t.macs for t in times) == sum(getattr(k, "macs", 0) for k in step.schedule.kernels) > 0
     assert all((step.save()[k] == v).all() for k, v in before.items())
-    assert len(show(times).splitlines()) == len(times) + 2
+    table = show(times, LIMITS).splitlines()
+    assert len(table) == len(times) + 3
+    assert table[-1].startswith("roofline, 1 thread: 100 GFLOP/s") and "DRAM 10 GB/s" in table[-1]
 
 
 def test_rates():
     t = KernelTime("k", "matmul", 1e-3, 500_000, 2_000_000)
     np.testing.assert_allclose((t.gflops, t.gigabytes), (1.0, 2.0))
+
+
+def test_roofline():
+    assert LIMITS.bandwidth(1000) == 50e9 and LIMITS.bandwidth(1001) == 10e9
+    np.testing.assert_allclose(LIMITS.seconds(macs=50_000, touched=10), 1e-6)  # the multiply-adds take longer
+    np.testing.assert_allclose(LIMITS.seconds(macs=50, touched=10_000), 1e-6)  # the bytes take longer
+    share = show([KernelTime("k", "matmul", 2e-6, 50_000, 10)], LIMITS).splitlines()[1]
+    assert share.endswith(" 50%")
+
+
+def test_limits_are_measured():
+    """Rates between what any processor of this century reaches and none does; the second thread may find no core."""
+    for threads in (1, 2):
+        limits = calibrate.measured(target.host(), threads)
+        assert limits.threads == threads and 1e9 < limits.flops < 1e12 * threads
+        assert limits.reads[-1][:2] == ("DRAM", None)
+        assert all(1e8 < rate < 4e12 for _, _, rate in limits.reads)
