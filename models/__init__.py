@@ -12,8 +12,11 @@ from graphc.nn import Module
 from .alexnet import AlexNet, alexnet
 from .lenet5 import LeNet5, lenet5
 from .mlp import MLP, mlp
+from .mobilenet_v1 import MobileNetV1, mobilenet_v1
 from .resnet import ResNet, resnet18, resnet50
+from .unet import UNet, unet
 from .vgg16 import VGG16, vgg16
+from .vit_s16 import ViT, vit_s16
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ ZOO: dict[str, Entry] = {
     "vgg16": Entry(vgg16, (1, 3, 224, 224)),
     "resnet18": Entry(resnet18, (1, 3, 224, 224)),
     "resnet50": Entry(resnet50, (1, 3, 224, 224)),
+    "mobilenet_v1": Entry(mobilenet_v1, (1, 3, 224, 224)),
+    "unet": Entry(unet, (1, 1, 256, 256)),
+    "vit_s16": Entry(vit_s16, (1, 3, 224, 224)),
 }
 
 
@@ -50,12 +56,18 @@ __all__ = [
     "AlexNet",
     "Entry",
     "LeNet5",
+    "MobileNetV1",
     "ResNet",
+    "UNet",
+    "ViT",
     "alexnet",
     "get",
     "lenet5",
     "mlp",
+    "mobilenet_v1",
     "resnet18",
     "resnet50",
+    "unet",
     "vgg16",
+    "vit_s16",
 ]

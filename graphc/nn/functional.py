@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphc.ir import GraphcError, GraphcValueError, ShapeError, TensorType, current_scope, located, user_line
+from graphc.ir import GraphcError, GraphcValueError, ShapeError, TensorType, current_scope, dims, located, user_line
 from graphc.ops import Tensor, apply, constant
 from graphc.ops import concat as concat_tensors
-from graphc.ops.contraction import Conv2d, Linear
-from graphc.ops.norm import CrossEntropy, LogSoftmax, Softmax
+from graphc.ops.contraction import Conv2d, Conv2dInputGrad, Linear, MatMul
+from graphc.ops.elementwise import Clip
+from graphc.ops.norm import CrossEntropy, LogSoftmax, Softmax, Standardize
 from graphc.ops.random import Dropout
 from graphc.ops.shape import pad
 from graphc.ops.window import MaxPool2d, SumPool2d
@@ -96,6 +97,54 @@ def sigmoid(x) -> Tensor:
 def relu(x, inplace: bool = False) -> Tensor:
     """max(x, 0). `inplace` is accepted for PyTorch's sake and means nothing: the memory plan decides that."""
     return tensor(x).relu()
+
+
+def hardtanh(x, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """min(max(x, min_val), max_val); the gradient at both ends is 0."""
+    return tensor(x).apply(Clip(float(min_val), float(max_val)))
+
+
+def relu6(x, inplace: bool = False) -> Tensor:
+    """min(max(x, 0), 6)"""
+    return hardtanh(x, 0.0, 6.0)
+
+
+def leaky_relu(x, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where it is positive, else negative_slope * x"""
+    x = tensor(x)
+    return (x > 0.0).select(x, x * negative_slope)
+
+
+def elu(x, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where it is positive, else alpha * (exp(x) - 1) (Clevert et al., 2016)"""
+    x = tensor(x)
+    below = (x > 0.0).select(0.0, x)  # what overflows in exp would make the gradient of the other side 0 * inf
+    return (x > 0.0).select(x, (below.exp() - 1.0) * alpha)
+
+
+def silu(x, inplace: bool = False) -> Tensor:
+    """x * sigmoid(x)"""
+    x = tensor(x)
+    return x * x.sigmoid()
+
+
+def softplus(x, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta * x)) / beta; x itself where beta * x is above the threshold"""
+    x = tensor(x)
+    scaled = x * beta
+    low = (scaled > threshold).select(0.0, scaled)
+    return (scaled > threshold).select(x, (1.0 + low.exp()).log() * (1.0 / beta))
+
+
+def hardsigmoid(x, inplace: bool = False) -> Tensor:
+    """min(max(x + 3, 0), 6) / 6 (Howard et al., 2019)"""
+    return relu6(tensor(x) + 3.0) * (1.0 / 6.0)
+
+
+def hardswish(x, inplace: bool = False) -> Tensor:
+    """x * hardsigmoid(x) (Howard et al., 2019)"""
+    x = tensor(x)
+    return x * hardsigmoid(x)
 
 
 def gelu(x, approximate: str = "none") -> Tensor:
@@ -194,6 +243,47 @@ def conv2d(
     return apply(op, x, weight, *(() if bias is None else (bias,)))
 
 
+def conv_transpose2d(
+    x,
+    weight,
+    bias=None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+) -> Tensor:
+    """The transpose of `conv2d`, which is its gradient: x [N, C, H, W], weight [C, O/groups, KH, KW]. An extent n
+    becomes (n - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1."""
+    x, stride, dilation = tensor(x), pair(stride, "stride", 1), pair(dilation, "dilation", 1)
+    padding, extra = pair(padding, "padding"), pair(output_padding, "output_padding")
+    if builtins.any(e >= s for e, s in zip(extra, stride, strict=True)):
+        raise mistake(f"output_padding {extra} must be less than the stride {stride}", "conv_transpose2d")
+    if x.ndim != 4 or x.shape[1] != weight.shape[0]:
+        raise mistake(f"expects {weight.shape[0]} channels of images, got {x.type}", "conv_transpose2d")
+    settings = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True)
+    size = tuple((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in settings)
+    y = x.apply(Conv2dInputGrad(stride, padding, dilation, groups, size), weight)
+    return y if bias is None else y + tensor(bias).reshape(1, -1, 1, 1)
+
+
+def interpolate(x, size: Pair | None = None, scale_factor: Pair | None = None, mode: str = "nearest") -> Tensor:
+    """x [N, C, H, W] with every pixel repeated a whole number of times each way: by `scale_factor`, or up to `size`."""
+    x = tensor(x)
+    if mode != "nearest":
+        raise GraphcError(f"interpolate repeats pixels: mode must be 'nearest', got {mode!r}")
+    if x.ndim != 4 or (size is None) == (scale_factor is None):
+        raise mistake("needs an NxCxHxW input and either size or scale_factor", "interpolate")
+    n, c, h, w = x.shape
+    wanted = pair(size, "size", 1) if size is not None else None
+    factors = wanted or scale_factor if isinstance(wanted or scale_factor, tuple | list) else (scale_factor,) * 2
+    rows, cols = (a / b for a, b in zip(wanted, (h, w), strict=True)) if wanted else map(float, factors)
+    if rows < 1 or cols < 1 or rows % 1 or cols % 1:
+        raise mistake(f"cannot repeat the pixels of {h}x{w} {rows:g} by {cols:g} times", "interpolate")
+    rows, cols = int(rows), int(cols)
+    return x.reshape(n, c, h, 1, w, 1).expand(n, c, h, rows, w, cols).reshape(n, c, h * rows, w * cols)
+
+
 def named_padding(x: Tensor, name: str, kernel, stride, dilation) -> tuple[Tensor, tuple[int, int]]:
     """x, with what symmetric padding cannot give put on, and the symmetric padding."""
     if name == "valid":
@@ -286,6 +376,78 @@ def dropout(x, p: float = 0.5, training: bool = True, inplace: bool = False) -> 
         return x
     rec = recorder()
     return apply(Dropout(float(p), rec.stream()), x, rec.random_key())
+
+
+# Norms of one sample at a time
+
+
+def layer_norm(x, normalized_shape: Sequence[int], weight=None, bias=None, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the trailing dimensions, then weight and bias of their shape."""
+    x, axes = trailing(x, normalized_shape, "layer_norm")
+    y = x.apply(Standardize(axes, float(eps)))
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def rms_norm(x, normalized_shape: Sequence[int], weight=None, eps: float | None = None) -> Tensor:
+    """x / sqrt(mean(x**2) + eps) over the trailing dimensions, then a weight of their shape."""
+    x, axes = trailing(x, normalized_shape, "rms_norm")
+    eps = float(np.finfo(np.float32).eps) if eps is None else float(eps)
+    y = x / ((x * x).mean(axes, keepdim=True) + eps).sqrt()
+    return y if weight is None else y * weight
+
+
+def trailing(x, shape: Sequence[int], what: str) -> tuple[Tensor, tuple[int, ...]]:
+    """x and the numbers of its last dimensions, which must have this shape."""
+    x, shape = tensor(x), tuple(shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise mistake(f"expects an input that ends in {dims(shape)}, got {dims(x.shape)}", what)
+    return x, tuple(range(x.ndim - len(shape), x.ndim))
+
+
+def group_norm(x, num_groups: int, weight=None, bias=None, eps: float = 1e-5) -> Tensor:
+    """x [N, C, ...] standardized over the channels of a group and all positions, then weight and bias by channel."""
+    x = tensor(x)
+    if x.ndim < 2 or x.shape[1] % num_groups:
+        raise mistake(f"{num_groups} groups do not divide the channels of {dims(x.shape)}", "group_norm")
+    n, c, *size = x.shape
+    split = x if c == num_groups else x.reshape(n, num_groups, c // num_groups, *size)
+    y = split.apply(Standardize(tuple(range(2, split.ndim)), float(eps))).reshape(x.shape)
+    by_channel = (1, -1, *(1,) * len(size))
+    y = y if weight is None else y * tensor(weight).reshape(by_channel)
+    return y if bias is None else y + tensor(bias).reshape(by_channel)
+
+
+# Attention
+
+
+def attention_weights(query, key, attn_mask=None, is_causal: bool = False, scale: float | None = None) -> Tensor:
+    """softmax(query key^T * scale) [..., L, S] for query [..., L, E] and key [..., S, E]; the scale is 1 / sqrt(E)
+    unless given. A mask is added, or of i1 tells what counts; `is_causal` lets row l see the first l + 1 only."""
+    q, k = tensor(query), tensor(key)
+    if q.ndim < 2 or q.ndim != k.ndim or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
+        raise mistake(f"query {q.type} and key {k.type} do not fit", "attention")
+    scores = q.apply(MatMul(False, True), k) * (1.0 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if is_causal:
+        scores = constant(np.tri(*scores.shape[-2:], dtype=bool)).select(scores, -math.inf)
+    if attn_mask is not None:
+        mask = tensor(attn_mask)
+        scores = mask.select(scores, -math.inf) if mask.dtype == "i1" else scores + mask
+    return softmax(scores, -1)
+
+
+def scaled_dot_product_attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """attention_weights(query, key) @ value: [..., L, V] for value [..., S, V] (Vaswani et al., 2017)."""
+    weights = attention_weights(query, key, attn_mask, is_causal, scale)
+    return dropout(weights, dropout_p) @ tensor(value)
 
 
 # Losses

@@ -117,6 +117,27 @@ class normal(Init):
 
 
 @dataclass(frozen=True)
+class trunc_normal(Init):
+    """Normal with mean `mean` and standard deviation `std`, drawn again where it falls outside [a, b]."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    a: float = -2.0
+    b: float = 2.0
+
+    def __post_init__(self):
+        # beyond two standard deviations less than 3 % of the draws would fall inside
+        if not self.a < self.b or self.mean < self.a - 2 * self.std or self.mean > self.b + 2 * self.std:
+            raise GraphcError(f"trunc_normal: few of normal({self.mean}, {self.std}) lie in [{self.a}, {self.b}]")
+
+    def draw(self, shape, rng):
+        values = normal(self.mean, self.std).draw(shape, rng)
+        while (outside := (values < self.a) | (values > self.b)).any():
+            values[outside] = normal(self.mean, self.std).draw(int(outside.sum()), rng)
+        return values
+
+
+@dataclass(frozen=True)
 class xavier_uniform(Init):
     """Uniform over +-gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
 

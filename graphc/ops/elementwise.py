@@ -344,6 +344,25 @@ class Relu(Elementwise):
 
 
 @dataclass(frozen=True)
+class Clip(Float):
+    """min(max(x, low), high), NaN kept; the gradient is 0 at both ends and beyond."""
+
+    name = "clip"
+    primitives = 2
+    low: float
+    high: float
+
+    def expr(self, x):
+        return (x < self.low).select(self.low, (x > self.high).select(self.high, x))
+
+    def reference(self, x):
+        return (np.clip(x, self.low, self.high),)
+
+    def vjp(self, x, y, dy):
+        return (((y[0] > self.low) & (y[0] < self.high)).select(dy[0], 0.0),)
+
+
+@dataclass(frozen=True)
 class Less(Comparison):
     """a < b"""
 

@@ -117,6 +117,48 @@ class BatchNormInference(Op):
 
 
 @dataclass(frozen=True)
+class Standardize(Op):
+    """(x - mean) / sqrt(var + eps) with the mean and the biased variance over `axes`: what layer, group and instance
+    norm do before their weights."""
+
+    name = "standardize"
+    axes: tuple[int, ...]
+    eps: float = 1e-5
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        require(x.dtype == "f32", f"standardize needs an f32 input, got {x}")
+        require(
+            self.axes == tuple(sorted(set(self.axes))) and all(0 <= a < x.rank for a in self.axes),
+            f"standardize over axes {self.axes} of {x.rank} dimensions",
+        )
+        return (x,)
+
+    def reference(self, x):
+        centred = x - x.mean(self.axes, keepdims=True)
+        return (centred / np.sqrt(x.var(self.axes, keepdims=True) + self.eps),)
+
+    def cost(self, x: TensorType) -> Cost:
+        return Cost(other=6 * x.elements)
+
+    def parts(self, x):
+        """x - mean, and 1 / sqrt(var + eps). Equal expressions in forward and backward are computed once."""
+        centred = x - x.mean(self.axes, keepdim=True)
+        return centred, 1.0 / ((centred * centred).mean(self.axes, keepdim=True) + self.eps).sqrt()
+
+    def decompose(self, x):
+        centred, rstd = self.parts(x)
+        return (centred * rstd,)
+
+    def vjp(self, x, y, dy):
+        """dx = rstd * (dy - mean(dy) - y * mean(dy * y))"""
+        g = dy[0]
+        centred, rstd = self.parts(x[0])
+        xhat = centred * rstd
+        means = g.mean(self.axes, keepdim=True), (g * xhat).mean(self.axes, keepdim=True)
+        return ((g - means[0] - xhat * means[1]) * rstd,)
+
+
+@dataclass(frozen=True)
 class Softmax(Op):
     """exp(x - max) / sum(exp(x - max)) along `axis`"""
 

@@ -8,6 +8,7 @@ from evaluate import evaluate, graph_of_call, run, sample
 
 from graphc import nn
 from graphc.ir import GraphcError
+from graphc.passes import grad
 
 torch = pytest.importorskip("torch")
 
@@ -49,6 +50,35 @@ LAYERS = [
     ("LogSoftmax", (1,), {}, (3, 4)),
     ("Identity", (), {}, (3, 4)),
     ("Dropout", (0.0,), {}, (3, 4)),
+    ("Hardtanh", (), {}, (3, 4)),
+    ("Hardtanh", (-0.5, 0.25), {}, (3, 4)),
+    ("ReLU6", (), {}, (3, 4)),
+    ("LeakyReLU", (), {}, (3, 4)),
+    ("LeakyReLU", (0.3,), {}, (3, 4)),
+    ("ELU", (), {}, (3, 4)),
+    ("ELU", (0.5,), {}, (3, 4)),
+    ("SiLU", (), {}, (3, 4)),
+    ("Softplus", (), {}, (3, 4)),
+    ("Softplus", (2.0, 1.0), {}, (3, 4)),
+    ("Hardsigmoid", (), {}, (3, 4)),
+    ("Hardswish", (), {}, (3, 4)),
+    ("LayerNorm", (5,), {}, (3, 5)),
+    ("LayerNorm", ((4, 5),), {"eps": 1e-3}, (2, 3, 4, 5)),
+    ("LayerNorm", (5,), {"elementwise_affine": False}, (3, 5)),
+    ("LayerNorm", (5,), {"bias": False}, (2, 3, 5)),
+    ("RMSNorm", (5,), {}, (3, 5)),
+    ("RMSNorm", ((4, 5),), {"eps": 1e-3, "elementwise_affine": False}, (2, 4, 5)),
+    ("GroupNorm", (2, 6), {}, (2, 6, 3, 4)),
+    ("GroupNorm", (1, 6), {"eps": 1e-3}, (2, 6, 5)),
+    ("GroupNorm", (6, 6), {"affine": False}, (2, 6, 3, 4)),
+    ("InstanceNorm2d", (3,), {}, (2, 3, 4, 5)),
+    ("InstanceNorm2d", (3,), {"affine": True, "eps": 1e-3}, (2, 3, 4, 5)),
+    ("ConvTranspose2d", (3, 5, 2), {"stride": 2}, (2, 3, 4, 5)),
+    ("ConvTranspose2d", (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}, (1, 4, 5, 4)),
+    ("ConvTranspose2d", (2, 3, (3, 2)), {"stride": (1, 3), "dilation": (2, 1), "bias": False}, (2, 2, 4, 3)),
+    ("Upsample", (), {"scale_factor": 2}, (2, 3, 4, 5)),
+    ("Upsample", (), {"scale_factor": (1, 3)}, (1, 2, 3, 2)),
+    ("Upsample", ((8, 5),), {}, (1, 2, 4, 5)),
 ]
 
 
@@ -58,14 +88,33 @@ def name_of(row) -> str:
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("row", LAYERS, ids=name_of)
-def test_forward_equals_torch(row):
+def test_forward_and_gradients_equal_torch(row):
+    """The result, and the gradients of the input and every parameter of the sum of its squares."""
     kind, arguments, options, shape = row
     ours, theirs = getattr(nn, kind)(*arguments, **options), getattr(torch.nn, kind)(*arguments, **options).double()
+    stir(ours)
     theirs.load_state_dict({name: torch.tensor(array) for name, array in ours.state_dict().items()})
-    x = sample(*shape)
-    wanted = theirs(torch.tensor(x)).detach().numpy()
-    # both sides compute in float64; constants such as 1/count and eps are rounded to float32 here
-    np.testing.assert_allclose(evaluate(ours, x), wanted, rtol=1e-6, atol=1e-7)
+    x, parameters = sample(*shape), list(ours.parameters())
+    xt = torch.tensor(x, requires_grad=True)
+    wanted = theirs(xt + 0.0)  # a leaf must not change in place
+    leaves = [xt, *theirs.parameters()]
+    wanted = [wanted, *torch.autograd.grad((wanted * wanted).sum(), leaves)]
+
+    def with_gradients(x):
+        y = ours(x)
+        return y, *grad((y * y).sum(), [x, *(p.tensor() for p in parameters)])
+
+    for got, want in zip(run(with_gradients, x)[0], wanted, strict=True):
+        # both sides compute in float64; constants such as 1/count and eps are rounded to float32 here
+        want = want.detach().numpy()
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(want).max()))
+
+
+def stir(model: nn.Module) -> None:
+    """Weights that start as all ones or zeros would hide mistakes."""
+    for i, p in enumerate(model.parameters()):
+        if np.ptp(p.data) == 0:
+            p.data = sample(*p.shape, seed=i).astype(np.float32)
 
 
 # Not in our text: ReLU's `inplace`, which means nothing here, and options of norms that ours do not have.
@@ -73,7 +122,7 @@ def test_forward_equals_torch(row):
 def test_text_is_torchs(row):
     kind, arguments, options, _ = row
     theirs = repr(getattr(torch.nn, kind)(*arguments, **options))
-    if "BatchNorm" in kind:
+    if "Norm" in kind:
         theirs = re.sub(r", (track_running_stats|bias)=\w+", "", theirs)
     assert repr(getattr(nn, kind)(*arguments, **options)) == theirs
 
@@ -135,6 +184,19 @@ def test_two_dropouts_draw_apart():
         (lambda: nn.Conv2d(3, 8, (3, 3, 3)), "kernel_size must be"),
         (lambda: nn.BatchNorm2d(3, momentum=None), "fixed momentum"),
         (lambda: nn.BatchNorm2d(3, track_running_stats=False), "running statistics"),
+        (lambda: nn.GroupNorm(4, 6), "num_groups=4 must divide"),
+        (lambda: nn.InstanceNorm2d(3, track_running_stats=True), "no running statistics"),
+        (lambda: nn.MultiheadAttention(6, 4), "num_heads=4 must divide"),
+        (lambda: nn.ConvTranspose2d(3, 8, 3, groups=2), "groups=2 must divide"),
+        (
+            lambda: evaluate(nn.ConvTranspose2d(3, 8, 3, output_padding=1), np.zeros((1, 3, 5, 5))),
+            "less than the stride",
+        ),
+        (lambda: evaluate(nn.ConvTranspose2d(3, 8, 3), np.zeros((1, 4, 5, 5))), "expects 3 channels"),
+        (lambda: evaluate(nn.LayerNorm(4), np.zeros((3, 5))), "ends in 4, got 3x5"),
+        (lambda: evaluate(nn.InstanceNorm2d(3), np.zeros((1, 4, 5, 5))), "expects 3 channels"),
+        (lambda: evaluate(nn.Upsample(scale_factor=1.5), np.zeros((1, 1, 4, 4))), "1.5 by 1.5 times"),
+        (lambda: evaluate(nn.Upsample(scale_factor=2, mode="bilinear"), np.zeros((1, 1, 4, 4))), "must be 'nearest'"),
         (lambda: nn.Dropout(1.0), r"\[0, 1\)"),
         (lambda: evaluate(nn.Conv2d(3, 8, 3, padding="some"), np.zeros((1, 3, 5, 5))), "'same' or 'valid'"),
         (lambda: evaluate(nn.BatchNorm2d(3), np.zeros((2, 3))), "input of 4 dimensions, got 2"),

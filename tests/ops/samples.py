@@ -96,7 +96,7 @@ def elementwise() -> Iterator[Sample]:
     for text in ("[3,37]", "[1,1,1,1]", "[]"):
         for op in (e.Neg(), e.Exp(), e.Tanh(), e.Erf(), e.Sigmoid()):
             yield sample(op, text)
-        for op in (e.Abs(), e.Floor(), e.Relu()):
+        for op in (e.Abs(), e.Floor(), e.Relu(), e.Clip(-0.75, 1.25)):
             yield sample(op, text, spread=True)
         for op in (e.Log(), e.Sqrt()):
             yield sample(op, text, low=0.1)
@@ -244,6 +244,15 @@ def norms() -> Iterator[Sample]:
         yield sample(norm.BatchNorm(), operands, positive=(4,), projected=(0,))
         yield sample(norm.BatchNormInference(eps=1e-3), operands, positive=(4,))
     yield sample(norm.BatchNorm(eps=1e-2, momentum=0.3), "[3,2,2,2] [2] [2] [2] [2]", positive=(4,), projected=(0,))
+    for text, axes in (
+        ("[3,17]", (1,)),
+        ("[2,5,7]", (1, 2)),
+        ("[3,7,5]", (1,)),
+        ("[2,3,4,5]", (2, 3)),
+        ("[300]", (0,)),
+    ):
+        yield sample(norm.Standardize(axes), text)
+    yield sample(norm.Standardize((0, 2), eps=0.5), "[1,37,3]")
     for text, axis in (("[3,10]", 1), ("[17]", 0), ("[3,7,2,2]", 1), ("[3,1]", 1), ("[2,300]", 1)):
         yield sample(norm.Softmax(axis), text)
         yield sample(norm.LogSoftmax(axis), text)
@@ -349,6 +358,9 @@ REFUSED: tuple[Refused, ...] = (
     refused(norm.BatchNorm(), "[3,7] [7] [7] [7] [5]", "batch_norm expects 5 channels, got 7"),
     refused(norm.BatchNorm(), "[3] [3] [3] [3] [3]", "needs an input of 2 to 4 dimensions"),
     refused(norm.BatchNormInference(), "i32[3,7] [7] [7] [7] [7]", "needs f32 operands"),
+    refused(norm.Standardize((1, 0)), "[3,7]", "standardize over axes (1, 0) of 2 dimensions"),
+    refused(norm.Standardize((1,)), "i32[3,7]", "standardize needs an f32 input"),
+    refused(e.Clip(0.0, 6.0), "i32[3]", "clip needs f32 operands"),
     refused(norm.Softmax(2), "[3,7]", "softmax along axis 2 of 2 dimensions"),
     refused(norm.LogSoftmax(0), "i32[3]", "log_softmax needs an f32 input"),
     refused(norm.OneHot(3), "[3]", "one_hot needs i32 labels"),

@@ -28,6 +28,11 @@ def batch_norm_inference(op, x, w, b, mean, var):
     return (x - mean) / (var + op.eps).sqrt() * w + b
 
 
+def standardize(op, x):
+    centred = x - x.mean(op.axes, keepdim=True)
+    return centred / (x.var(op.axes, correction=0, keepdim=True) + op.eps).sqrt()
+
+
 def flipped(a, transpose):
     return a.transpose(-1, -2) if transpose else a
 
@@ -43,6 +48,7 @@ TORCH = {
     "argmax": lambda op, x: x.argmax(op.axis),
     "batch_norm": batch_norm,
     "batch_norm_inference": batch_norm_inference,
+    "clip": lambda op, x: F.hardtanh(x, op.low, op.high),
     "concat": lambda op, *xs: torch.cat(xs, op.axis),
     "conv2d": lambda op, x, w, b=None: F.conv2d(x, w, b, *op.settings()),
     "conv2d_input_grad": lambda op, dy, w: torch.nn.grad.conv2d_input(
@@ -80,6 +86,7 @@ TORCH = {
     "slice": sliced,
     "softmax": lambda op, x: F.softmax(x, op.axis),
     "sqrt": lambda op, x: x.sqrt(),
+    "standardize": standardize,
     "sub": lambda op, a, b: a - b,
     "sum": lambda op, x: x.sum(op.axes, op.keepdim),
     "tanh": lambda op, x: x.tanh(),

@@ -123,6 +123,7 @@ SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40]
         (e.Erf(), [0.0, -0.0, 1.0, -1.0, np.nan, 1.1283791670955126e-40, -1.1283791670955126e-40]),
         (e.Sigmoid(), [0.5, 0.5, 1.0, 0.0, np.nan, 0.5, 0.5]),
         (e.Relu(), [0.0, -0.0, np.inf, 0.0, np.nan, 1e-40, 0.0]),
+        (e.Clip(0.0, 6.0), [0.0, -0.0, 6.0, 0.0, np.nan, 1e-40, 0.0]),
         (e.Sqrt(), [0.0, -0.0, np.inf, np.nan, np.nan, 1e-20, np.nan]),
     ],
     ids=lambda v: v.name if hasattr(v, "name") else "",
