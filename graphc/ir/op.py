@@ -36,6 +36,7 @@ class Op:
 
     name: ClassVar[str] = ""
     registry: ClassVar[dict[str, type[Op]]] = {}
+    precompute: ClassVar[bool] = False  # of constants it is computed once, at compile time, even where the result grows
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -16,6 +16,7 @@ from .infer import infer
 from .inference_mode import inference_mode
 from .runner import run_passes
 from .simplify import simplify
+from .use_winograd import use_winograd
 
 # From a traced graph to one that answers.
 INFERENCE = (
@@ -30,6 +31,20 @@ INFERENCE = (
     eliminate_dead,  # weights that were folded away
 )
 
+# The same, with 3x3 convolutions by Winograd's minimal filtering where that is less work.
+FAST_INFERENCE = (
+    inference_mode,
+    freeze_weights,
+    simplify,
+    fold_batch_norm,
+    decompose,
+    use_winograd,  # convolutions are bare by now, and their weights not yet folded
+    simplify,
+    fold_constants,  # transforms the weights too
+    eliminate_common,
+    eliminate_dead,
+)
+
 # From a training step, that is after build_backward and build_update, to one in primitive ops.
 TRAINING = (
     simplify,  # gradients are full of ones and broadcasts
@@ -41,6 +56,7 @@ TRAINING = (
 )
 
 __all__ = [
+    "FAST_INFERENCE",
     "INFERENCE",
     "TRAINING",
     "StateMaker",
@@ -60,4 +76,5 @@ __all__ = [
     "report",
     "run_passes",
     "simplify",
+    "use_winograd",
 ]

@@ -42,14 +42,14 @@ def fold_constants(graph: Graph) -> Graph:
 
 
 def known_values(graph: Graph, fixed: set[Value]) -> set[Value]:
-    """Fixed weights, constants, and what is computed from them without growing."""
+    """Fixed weights, constants, and what is computed from them without growing (unless its op is made for that)."""
     size = {v: v.type.elements for v in fixed}
     for node in graph.nodes:
         if isinstance(node.op, Constant):
             size[node.output] = len(node.op.values)
         elif all(v in size for v in node.inputs):
             limit = max(SMALL, sum(size[v] for v in node.inputs))
-            if all(v.type.elements <= limit for v in node.outputs):
+            if node.op.precompute or all(v.type.elements <= limit for v in node.outputs):
                 size.update((v, v.type.elements) for v in node.outputs)
     return set(size)
 

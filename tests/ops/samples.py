@@ -16,7 +16,7 @@ import graphc.ops as ops
 from graphc.ir import NUMPY, Graph, Op, TensorType
 from graphc.ops import contraction as c
 from graphc.ops import elementwise as e
-from graphc.ops import norm, random, reduce, shape, window
+from graphc.ops import norm, random, reduce, shape, window, winograd
 from graphc.ops.tensor import leaf
 
 
@@ -238,6 +238,24 @@ def pools() -> Iterator[Sample]:
         yield Sample(window.SumPool2dGrad(*geometry, image.shape[2:]), (dy,))
 
 
+def winograds() -> Iterator[Sample]:
+    for tile in (2, 4):
+        for text, padding in (
+            ("[1,1,1,1]", (1, 1)),
+            ("[3,7,5,9]", (1, 1)),
+            ("[1,17,8,6]", (0, 2)),
+            ("[2,37,4,4]", (1, 0)),
+        ):
+            x = types(text)[0]
+            yield sample(winograd.WinogradInput(tile, padding), text)
+            size = tuple(n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True))
+            if min(size) > 0:
+                tiles = x.shape[0] * int(np.prod([-(-n // tile) for n in size]))
+                yield sample(winograd.WinogradOutput(tile, size), f"[{(tile + 2) ** 2},{tiles},{x.shape[1]}]")
+        yield sample(winograd.WinogradWeights(tile), "[17,3,3,3]")
+        yield sample(winograd.WinogradWeights(tile), "[1,1,3,3]")
+
+
 def norms() -> Iterator[Sample]:
     for text, channels in (("[3,7,5,5]", 7), ("[17,3]", 3), ("[1,37,2,1]", 37), ("[3,5,7]", 5)):
         operands = f"{text} {' '.join([f'[{channels}]'] * 4)}"
@@ -273,7 +291,7 @@ def randoms() -> Iterator[Sample]:
         yield sample(random.Dropout(p, stream), f"{text} i32[4]", **key)
 
 
-FAMILIES = (elementwise, shapes, reductions, products, convolutions, pools, norms, randoms)
+FAMILIES = (elementwise, shapes, reductions, products, convolutions, winograds, pools, norms, randoms)
 SAMPLES: tuple[Sample, ...] = tuple(s for family in FAMILIES for s in family())
 
 
@@ -343,6 +361,10 @@ REFUSED: tuple[Refused, ...] = (
     refused(c.Conv2dWeightGrad(kernel=(3, 3)), "[1,3,9,9] [1,4,6,6]", "an image of 9x9 does not give 6x6"),
     refused(c.Conv2dWeightGrad(kernel=(3, 3)), "[2,3,8,8] [1,4,6,6]", "batches differ"),
     refused(c.Conv2dWeightGrad(groups=2, kernel=(3, 3)), "[1,3,8,8] [1,4,6,6]", "do not divide into 2 groups"),
+    refused(winograd.WinogradInput(4, (0, 0)), "[1,1,2,5]", "a 3x3 kernel is larger than the padded 2x5 image"),
+    refused(winograd.WinogradInput(4), "[3,4]", "needs an f32 NxCxHxW input"),
+    refused(winograd.WinogradWeights(4), "[8,4,5,5]", "needs OxCx3x3 weights, got 8x4x5x5"),
+    refused(winograd.WinogradOutput(4, (8, 8)), "[36,3,7]", "an output of 8x8 has 4 tiles an image"),
     refused(window.MaxPool2d((3, 3), (1, 1)), "[1,1,2,2]", "window 3x3 is larger than the padded 2x2 image"),
     refused(window.MaxPool2d(*PAD2), "[1,1,8,8]", "must be at most half the window"),
     refused(window.MaxPool2d((2, 2), (0, 1)), "[1,1,8,8]", "must be positive"),

@@ -1,0 +1,239 @@
+"""Winograd's minimal filtering for 3x3 convolutions of stride 1, as three linear ops around a batched matrix product.
+
+F(m x m, 3x3) computes m x m outputs from a tile of (m + 2) x (m + 2) inputs in the transformed domain, where the
+convolution is a product for each of the (m + 2)**2 positions ("frequencies"):
+
+    out = A.T [ (G g G.T) * (B.T d B) ] A
+
+Lavin and Gray, Fast algorithms for convolutional neural networks, 2016. F(4x4) interpolates at 0, +-1/sqrt(2),
++-sqrt(2) and infinity, which loses about half as much precision as the textbook's points 0, +-1, +-2. The pass
+`use_winograd` makes these ops, after gradients have been built, so they carry none.
+
+Letters: F frequencies, T tiles of all images (n, row, column in C order), N C H W image, O output channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphc.ir import Cost, Op, TensorType, dims, require
+
+R = math.sqrt(2.0)
+# tile extent m -> (B.T, G, A.T)
+MATRICES = {
+    2: (
+        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+        ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+        ((1, 1, 1, 0), (0, 1, -1, -1)),
+    ),
+    4: (
+        (
+            (1, 0, -5 / 2, 0, 1, 0),
+            (0, -R, -2, R / 2, 1, 0),
+            (0, R, -2, -R / 2, 1, 0),
+            (0, -R / 2, -1 / 2, R, 1, 0),
+            (0, R / 2, -1 / 2, -R, 1, 0),
+            (0, 1, 0, -5 / 2, 0, 1),
+        ),
+        (
+            (1, 0, 0),
+            (-2 / 3, -R / 3, -1 / 3),
+            (-2 / 3, R / 3, -1 / 3),
+            (1 / 6, R / 6, 1 / 3),
+            (1 / 6, -R / 6, 1 / 3),
+            (0, 0, 1),
+        ),
+        (
+            (1, 1, 1, 1, 1, 0),
+            (0, R / 2, -R / 2, R, -R, 0),
+            (0, 1 / 2, 1 / 2, 2, 2, 0),
+            (0, R / 4, -R / 4, 2 * R, -2 * R, 1),
+        ),
+    ),
+}
+
+
+def sandwich(matrix: Sequence[Sequence[float]], tile: list[list]) -> list[list]:
+    """matrix @ tile @ matrix.T on values that add and multiply: expressions, arrays."""
+    rows = [[*column] for column in zip(*(apply_rows(matrix, list(c)) for c in zip(*tile, strict=True)), strict=True)]
+    return [apply_rows(matrix, row) for row in rows]
+
+
+def apply_rows(matrix: Sequence[Sequence[float]], values: list) -> list:
+    """matrix @ values. Rows that agree in some columns and are opposite in the others share both halves."""
+    out: list = [None] * len(matrix)
+    for i, row in enumerate(matrix):
+        if out[i] is not None:
+            continue
+        twin = next((j for j in range(i + 1, len(matrix)) if mirrored(row, matrix[j])), None)
+        if twin is None:
+            out[i] = weighted(row, values)
+            continue
+        same = weighted([a if a == b else 0 for a, b in zip(row, matrix[twin], strict=True)], values)
+        other = weighted([a if a != b else 0 for a, b in zip(row, matrix[twin], strict=True)], values)
+        out[i], out[twin] = same + other, same - other
+    return out
+
+
+def mirrored(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether the rows differ only in the sign of some columns, and agree in others."""
+    equal = [x == y for x, y in zip(a, b, strict=True) if x]
+    return all(abs(x) == abs(y) for x, y in zip(a, b, strict=True)) and any(equal) and not all(equal)
+
+
+def weighted(row: Sequence[float], values: list):
+    """The sum of row[i] * values[i], without multiplying by 1 and -1."""
+    total = None
+    for c, v in zip(row, values, strict=True):
+        if not c:
+            continue
+        term = v if abs(c) == 1 else v * float(c)
+        if total is None:
+            total = -v if c == -1 else term
+        else:
+            total = total - v if c == -1 else total + term
+    return total
+
+
+@dataclass(frozen=True)
+class Winograd(Op):
+    """What the three ops share: the output tile's extent, 2 or 4."""
+
+    tile: int = 4
+
+    @property
+    def reach(self) -> int:
+        """Extent of an input tile."""
+        return self.tile + 2
+
+    def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of tiles over an output of this size."""
+        return tuple(-(-n // self.tile) for n in size)  # type: ignore[return-value]
+
+    def matrix(self, which: int) -> np.ndarray:
+        return np.array(MATRICES[self.tile][which])
+
+
+@dataclass(frozen=True)
+class WinogradInput(Winograd):
+    """B.T d B of every tile of the padded image: x [N, C, H, W] gives [F, T, C]."""
+
+    name = "winograd_input"
+    padding: tuple[int, int] = (1, 1)
+
+    def out_size(self, x: TensorType) -> tuple[int, int]:
+        return tuple(n + 2 * p - 2 for n, p in zip(x.shape[2:], self.padding, strict=True))  # type: ignore[return-value]
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        require(x.rank == 4 and x.dtype == "f32", f"{self.name} needs an f32 NxCxHxW input, got {x}")
+        size = self.out_size(x)
+        require(min(size) > 0, f"{self.name}: a 3x3 kernel is larger than the padded {dims(x.shape[2:])} image")
+        return (TensorType("f32", (self.reach**2, x.shape[0] * math.prod(self.tiles(size)), x.shape[1])),)
+
+    def reference(self, x):
+        n, c, h, w = x.shape
+        rows, cols = self.tiles(self.out_size(TensorType("f32", x.shape)))
+        m, a = self.tile, self.reach
+        full = np.zeros((n, c, rows * m + 2, cols * m + 2), x.dtype)
+        (p, q), (fh, fw) = self.padding, full.shape[2:]
+        full[:, :, p : p + h, q : q + w] = x[:, :, : fh - p, : fw - q]
+        tiles = np.lib.stride_tricks.sliding_window_view(full, (a, a), (2, 3))[:, :, ::m, ::m]
+        v = np.einsum("ai,bj,nchwij->abnhwc", self.matrix(0), self.matrix(0), tiles, optimize=True)
+        return (v.reshape(a * a, -1, c).astype(x.dtype),)
+
+    def cost(self, x: TensorType) -> Cost:
+        return Cost(other=5 * self.infer(x)[0].elements)
+
+    def lower(self, k) -> None:
+        x = k.inputs[0]
+        rows, cols = self.tiles(self.out_size(x))
+        n, c, a, b = k.axes((*x.shape[:2], rows, cols), "ncab")
+        tile = []
+        for i in range(self.reach):
+            tile.append([])
+            for j in range(self.reach):
+                row, col = a * self.tile + i - self.padding[0], b * self.tile + j - self.padding[1]
+                inside = [(row, 0, x.shape[2]), (col, 0, x.shape[3])]
+                tile[i].append(k.guard(k.load(0, [n, c, row, col]), k.const(0.0, "f32"), inside))
+        number = (n * rows + a) * cols + b
+        for f, value in enumerate(v for line in sandwich(MATRICES[self.tile][0], tile) for v in line):
+            k.store(0, [f, number, c], value)
+        k.finish([n, a, b, c])
+
+
+@dataclass(frozen=True)
+class WinogradWeights(Winograd):
+    """G g G.T of every filter: w [O, C, 3, 3] gives [F, O, C]. Evaluated once where the weights are constants, in
+    double precision."""
+
+    name = "winograd_weights"
+    precompute = True
+
+    def infer(self, w: TensorType) -> tuple[TensorType, ...]:
+        require(w.rank == 4 and w.shape[2:] == (3, 3), f"{self.name} needs OxCx3x3 weights, got {dims(w.shape)}")
+        return (TensorType("f32", (self.reach**2, *w.shape[:2])),)
+
+    def reference(self, w):
+        u = np.einsum("ai,bj,ocij->aboc", self.matrix(1), self.matrix(1), w.astype(np.float64), optimize=True)
+        return (u.reshape(-1, *w.shape[:2]).astype(w.dtype),)
+
+    def cost(self, w: TensorType) -> Cost:
+        return Cost(other=4 * self.infer(w)[0].elements)
+
+    def lower(self, k) -> None:
+        o, c = k.axes(k.inputs[0].shape[:2], "oc")
+        filter = [[k.load(0, [o, c, i, j]) for j in range(3)] for i in range(3)]
+        for f, value in enumerate(v for line in sandwich(MATRICES[self.tile][1], filter) for v in line):
+            k.store(0, [f, o, c], value)
+        k.finish([o, c])
+
+
+@dataclass(frozen=True)
+class WinogradOutput(Winograd):
+    """A.T m A of every tile: m [F, T, O] gives [N, O, *size]; what tiles reach beyond `size` is left out."""
+
+    name = "winograd_output"
+    size: tuple[int, int] = (1, 1)
+
+    def infer(self, m: TensorType) -> tuple[TensorType, ...]:
+        tiles = math.prod(self.tiles(self.size))
+        require(
+            m.rank == 3 and m.shape[0] == self.reach**2 and m.shape[1] % tiles == 0,
+            f"{self.name} of {dims(m.shape)}: an output of {dims(self.size)} has {tiles} tiles an image",
+        )
+        return (TensorType("f32", (m.shape[1] // tiles, m.shape[2], *self.size)),)
+
+    def reference(self, m):
+        rows, cols = self.tiles(self.size)
+        a, t, (h, w) = self.reach, self.tile, self.size
+        m = m.reshape(a, a, -1, rows, cols, m.shape[2])
+        y = np.einsum("ia,jb,abnhwo->nohiwj", self.matrix(2), self.matrix(2), m, optimize=True)
+        y = y.reshape(*y.shape[:2], rows * t, cols * t)[:, :, :h, :w]
+        return (np.ascontiguousarray(y).astype(m.dtype),)
+
+    def cost(self, m: TensorType) -> Cost:
+        return Cost(other=4 * m.elements)
+
+    def lower(self, k) -> None:
+        """Whole tiles in one kernel, the last row and column of tiles in others that store what is inside."""
+        images, channels = k.outputs[0].shape[:2]
+        rows, cols = self.tiles(self.size)
+        for first_row, row_tiles, high in self.parts(self.size[0]):
+            for first_col, col_tiles, wide in self.parts(self.size[1]):
+                n, o, a, b = k.axes((images, channels, row_tiles, col_tiles), "noab")
+                a, b = a + first_row, b + first_col
+                number = (n * rows + a) * cols + b
+                m = [[k.load(0, [i * self.reach + j, number, o]) for j in range(self.reach)] for i in range(self.reach)]
+                for i, line in enumerate(sandwich(MATRICES[self.tile][2], m)[:high]):
+                    for j, value in enumerate(line[:wide]):
+                        k.store(0, [n, o, a * self.tile + i, b * self.tile + j], value)
+                k.finish([n, a, b, o])
+
+    def parts(self, size: int) -> list[tuple[int, int, int]]:
+        """(first tile, tiles, outputs a tile) of the whole tiles, and of the cut one at the end."""
+        whole, rest = divmod(size, self.tile)
+        return [p for p in ((0, whole, self.tile), (whole, 1, rest)) if p[1] and p[2]]
