@@ -7,7 +7,8 @@ from passes.rewriting import graph_from, inputs_of, leaves_alone, same_numbers
 from graphc.backends.reference import run
 from graphc.ir import show, verify
 from graphc.passes import simplify
-from graphc.passes.simplify import RULES, drop_expand
+from graphc.passes.arithmetic_identities import drop_expand
+from graphc.passes.simplify import RULES
 
 HEAD = "graph @g(%x: f32[3,4], %y: f32[3,4], %c: i1[3,4], %n: i32[3,4], %v: f32[4], %i: f32[1,3,1,4])"
 
