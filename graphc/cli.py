@@ -86,6 +86,11 @@ def working(parser: Parser) -> Parser:
     )
 
 
+def rounding(parser: Parser) -> Parser:
+    note = "fast (the default) takes Winograd's filtering where that is less work, exact does not"
+    return parser.option("--precision", choices=("fast", "exact"), default="fast", help=note)
+
+
 def before_network(parser: Parser) -> Parser:
     note = "with any of these the program takes bytes (uint8)"
     return (
@@ -126,26 +131,28 @@ def run_command(p: Parser) -> None:
     p.option("--weights", required=True, metavar="FILE", help=WEIGHTS)
     p.option("--top", type=at_least(1), metavar="K", default=1, help="the K best classes (default: 1)")
     p.option("--output", metavar="FILE.npy", help="write the network's output")
-    working(before_network(p))
+    working(rounding(before_network(p)))
 
 
 def build_command(p: Parser) -> None:
     network(p).option("--weights", required=True, metavar="FILE", help=WEIGHTS)
     p.option("-o", "--out", required=True, metavar="FILE", help="executable to write")
-    p.option("--cpu", metavar="NAME", default="portable", help="portable (the default), native, x86-64-v3, x86-64-v4")
+    rounding(p).option(
+        "--cpu", metavar="NAME", default="portable", help="portable (the default), native, x86-64-v3, x86-64-v4"
+    )
     p.option("--threads", type=at_least(1), metavar="N", default=1, help="its default number of threads (1)")
     before_network(p)
 
 
 def bench_command(p: Parser) -> None:
     working(network(p)).option("--seconds", type=at_least(0, float), metavar="S", default=2.0, help="default: 2")
-    p.option("--kernels", action="store_true", help="also the time of every kernel")
+    rounding(p).option("--kernels", action="store_true", help="also the time of every kernel")
 
 
 def show_command(p: Parser) -> None:
     network(p).option("--stage", choices=tuple(commands.STAGES), default="graph", help="default: graph")
     p.option("--after", metavar="PASS", help="the graph after this pass; `trace`: before all (default: after all)")
-    p.option("--train", action="store_true", help="a training step instead of inference")
+    rounding(p).option("--train", action="store_true", help="a training step instead of inference")
 
 
 def demo_command(p: Parser) -> None:

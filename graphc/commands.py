@@ -25,7 +25,7 @@ from graphc.frontend.networks import Network, find
 from graphc.ir import NUMPY, Graph, GraphcError, TensorType, dims, show
 from graphc.nn import CrossEntropyLoss, init
 from graphc.nn.optim import SGD, Adam, AdamW, Optimizer
-from graphc.passes import INFERENCE, TRAINING, run_passes
+from graphc.passes import TRAINING, run_passes
 from graphc.schedule import show as show_schedule
 from graphc.train import History, Splits, fit, load, load_weights
 from graphc.train.progress import describe
@@ -150,7 +150,13 @@ def run(a: Namespace) -> int:
     found = with_weights(a)
     before = preprocess(a)
     net = driver.compile(
-        found.model, found.shape, backend=a.backend, threads=a.threads, preprocess=before, name=found.name
+        found.model,
+        found.shape,
+        backend=a.backend,
+        threads=a.threads,
+        precision=a.precision,
+        preprocess=before,
+        name=found.name,
     )
     inputs, outputs = net.graph.inputs, net.graph.outputs
     names = labels(a.labels, classes_of(outputs))
@@ -184,6 +190,7 @@ def build(a: Namespace) -> int:
         a.out,
         cpu=a.cpu,
         threads=a.threads,
+        precision=a.precision,
         preprocess=preprocess(a),
         labels=names,
         name=found.name,
@@ -200,7 +207,9 @@ def build(a: Namespace) -> int:
 def bench(a: Namespace) -> int:
     found = network(a)
     start = perf_counter()
-    net = driver.compile(found.model, found.shape, backend=a.backend, threads=a.threads, name=found.name)
+    net = driver.compile(
+        found.model, found.shape, backend=a.backend, threads=a.threads, precision=a.precision, name=found.name
+    )
     compiled = perf_counter() - start
     inputs = [random_input(v.type) for v in net.graph.inputs]
     seconds = timed(lambda: net(*inputs), a.seconds)
@@ -267,7 +276,7 @@ def source_graph(a: Namespace, found: Network) -> Graph:
 
 def graph_text(a: Namespace, found: Network) -> str:
     """The graph after --after, the last pass of that name; after all passes without it."""
-    pipeline = TRAINING if a.train else INFERENCE
+    pipeline = TRAINING if a.train else driver.pipeline_of(a.precision)
     names = ["trace", *(step.__name__ for step in pipeline)]
     after = a.after or names[-1]
     if after not in names:
@@ -277,7 +286,7 @@ def graph_text(a: Namespace, found: Network) -> str:
 
 
 def schedule_text(a: Namespace, found: Network) -> str:
-    graph = run_passes(source_graph(a, found), TRAINING if a.train else INFERENCE)
+    graph = run_passes(source_graph(a, found), TRAINING if a.train else driver.pipeline_of(a.precision))
     return show_schedule(driver.make_schedule(graph))
 
 
@@ -289,7 +298,7 @@ def source_text(kind: str) -> Callable[[Namespace, Network], str]:
             loss, optimizer = CrossEntropyLoss(), SGD(lr=0.01, momentum=0.9)
             made = driver.compile_training(found.model, found.shape, loss=loss, optimizer=optimizer)
         else:
-            made = driver.compile(found.model, found.shape, name=found.name)
+            made = driver.compile(found.model, found.shape, precision=a.precision, name=found.name)
         return made.program.source[kind]
 
     return text
