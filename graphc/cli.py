@@ -7,6 +7,8 @@ a traceback with --debug alone.
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -214,6 +216,7 @@ COMMANDS: dict[str, tuple[str, Callable, Callable, tuple[str, str]]] = {
         ("graphc demo", "graphc demo --folder demo --threads 2"),
     ),
 }
+PLAIN = {"·": "-", "…": "~", "×": "x", "━": "-", "╸": "-", "╺": "-", "→": ">", "µ": "u"}
 JSON = ("summary", "train", "run", "build", "bench")
 
 
@@ -226,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     top.add_argument("--version", action="version", version=f"graphc {__version__}")
-    inside = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    inside = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (does, options, _, shown) in COMMANDS.items():
         text = does[0].upper() + does[1:] + "."
         p = inside.add_parser(name, help=does, description=text, epilog=examples(shown), formatter_class=raw)
@@ -243,10 +246,18 @@ def examples(lines: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    a = parser().parse_args(arguments)
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the caller has closed it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=plainly.__name__)
+    top = parser()
+    a = top.parse_args(arguments)
+    if a.command is None:
+        top.print_help(sys.stderr)
+        return 2
     try:
         status = COMMANDS[a.command][2](a)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         # The reader has gone, as `head` does: nothing more to say, also not by Python at exit.
@@ -262,12 +273,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return getattr(error, "exit_status", 2) if isinstance(error, GraphcError) else 1
 
 
+def plainly(error: UnicodeError) -> tuple[str, int]:
+    """How a character is written that the terminal's encoding does not have, such as ASCII's."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(plainly.__name__, plainly)
+
+
 def message(error: Exception) -> str:
     """What the user reads: an error of theirs as it is, one of the system in a line, one of ours as such."""
     if isinstance(error, GraphcError):
         return f"graphc: {error}"
     if isinstance(error, OSError) and error.strerror:
-        return f"graphc: {error.filename or ''}: {error.strerror}".replace(": :", ":")
+        return f"graphc: {error.filename or 'cannot write'}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "graphc: not enough memory for this"
     return f"graphc: internal error: {type(error).__name__}: {error}\n  --debug shows where; please report it"

@@ -2,6 +2,7 @@
 output, no traceback, and nothing half-written. The executable's own bad inputs are in tests/llvm."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -162,7 +163,6 @@ def test_bad_request(here, capsys, case):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "COMMAND"),
         (["sumary", "mlp"], "invalid choice: 'sumary'"),
         (["summary"], "MODEL"),
         (["summary", "mlp", "--input", "1,0,3"], "expected positive numbers such as 1,3,224,224, got '1,0,3'"),
@@ -179,6 +179,30 @@ def test_bad_flags(arguments, message, capsys):
     assert ended.value.code == 2
     told = capsys.readouterr()
     assert told.out == "" and message in told.err
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "graphc demo" in told.err and "COMMAND" in told.err
+
+
+def graphc_in_a_shell(redirection: str, **environment) -> subprocess.CompletedProcess:
+    command = f"{sys.executable} -m graphc.cli summary mlp {redirection}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, env={**os.environ, **environment})
+
+
+def test_a_terminal_without_unicode_gets_plain_characters():
+    done = graphc_in_a_shell("", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0 and done.stderr == b""
+    assert b"all trainable - " in done.stdout
+
+
+def test_a_closed_or_full_standard_output():
+    done = graphc_in_a_shell(">&-")
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = graphc_in_a_shell(">/dev/full")
+    assert done.returncode == 1 and done.stderr.startswith(b"graphc: cannot write: No space left")
 
 
 def test_no_linker_says_what_to_install(here, monkeypatch, capsys):
