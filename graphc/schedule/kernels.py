@@ -179,6 +179,12 @@ def stores(kernel: Kernel) -> list[Store]:
     return [o for s in kernel.stages for o in s.outs if isinstance(o, Store)]
 
 
+def accesses(kernel: Kernel) -> list[tuple[str, tuple[Aff | E, ...], bool]]:
+    """Every access as (buffer, indices, whether it is a store), stores first, scratch included."""
+    stored = [(s.buffer, s.indices, True) for s in stores(kernel)]
+    return stored + [(*e.attr, False) for e in kernel.loads]
+
+
 def reads(kernel: Kernel) -> tuple[str, ...]:
     """Buffers read, each once, in order of first use; scratch left out."""
     return kernel.outside[0]

@@ -19,7 +19,8 @@ from .expr import Aff, E, Extents
 ITEMSIZE = {"f32": 4, "i32": 4, "u8": 1, "i1": 1}
 NUMPY = {"f32": np.float32, "i32": np.int32, "u8": np.uint8, "i1": np.bool_}
 PLACES = ("input", "output", "weight", "state", "const", "arena", "scratch")
-ALIGNMENT = 64
+ALIGNMENT = 64  # bytes; every buffer starts on such an address
+BLOCK = 16  # channels in a block: one AVX-512 vector, two AVX2, four NEON; the packing is the same for all
 
 
 @dataclass(frozen=True)

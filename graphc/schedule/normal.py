@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping
 
 from .expr import Aff, Bound, E, Extents, axes_of, axis, binary, cast, const, guard, load, loads, substitute_axes
 from .flat import IDENTITY, LEAST, Buffers, ClippedStore, FlatContraction, FlatLoops, Split
-from .kernels import ACC, Access, Contraction, Loops, Reduce, Stage, Store, extents
-from .layout import Buffer, split
+from .kernels import ACC, Access, Contraction, Loops, Reduce, Stage, Store, accesses, extents
+from .layout import BLOCK, Buffer, split
 from .scalar import known, same
 from .splits import (
-    accesses,
     cut_axes,
     find_splits,
     grown,
@@ -30,8 +29,6 @@ from .splits import (
     runs_along_lanes,
     sizes_after,
 )
-
-BLOCK = 16  # lanes axes of contractions are cut by this when no operand is blocked
 
 
 def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:

@@ -9,18 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .expr import Aff, Bound, E, Extents, loads
+from .expr import Aff, Bound, E, Extents
 from .flat import Buffers, Split
-from .kernels import Access, AxisNames, Contraction, Loops, Reduce, Stage, Store, expressions, extents, stores
+from .kernels import Access, AxisNames, Contraction, Loops, Reduce, Stage, Store, accesses, extents
 from .layout import Buffer
-
-
-def accesses(kernel: Loops | Contraction) -> list[tuple[str, tuple[Aff | E, ...], bool]]:
-    """Every access as (buffer, indices, whether it is a store); stores first, their splits count most."""
-    out = [(s.buffer, s.indices, True) for s in stores(kernel)]
-    for e in loads(*expressions(kernel)):
-        out.append((*e.attr, False))
-    return out
 
 
 def runs_along_lanes(access: Access | Store, kernel: Contraction, buffers: Buffers) -> bool:

@@ -8,11 +8,12 @@ import pytest
 import graphc
 from graphc import nn
 from graphc.schedule import make_schedule
-from graphc.schedule.assign_layouts import BLOCK, blockable, border_kernel
+from graphc.schedule.assign_layouts.blocks import blockable
+from graphc.schedule.assign_layouts.halos import border_kernel
 from graphc.schedule.expr import Aff
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Loops
-from graphc.schedule.layout import Buffer, Layout
+from graphc.schedule.layout import BLOCK, Buffer, Layout
 from graphc.schedule.normal import flatten, flatten_contraction
 
 from .networks import inference, training

@@ -1,0 +1,104 @@
+"""Activations: two labels, blocked (NCHW16c; rows padded to the block for matrices) and plain, by a minimum cut.
+
+Contractions prefer blocked operands and results, kernels without contractions tie their buffers together, what the
+caller holds is pinned plain. What the cut costs is what mixed layouts would cost in bytes moved (minimum cuts for such
+labels: Boykov, Veksler, Zabih, "Fast approximate energy minimization via graph cuts", 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+from graphc.ir.lazy import networkx as nx
+from graphc.schedule.expr import E
+from graphc.schedule.kernels import Contraction, Kernel, Schedule, Store, accesses, extents, stores
+from graphc.schedule.layout import BLOCK, Buffer, Layout
+
+from .blocks import FIRST_LAYER, blockable, fills_padding
+
+PREFERENCE = 8.0  # a contraction on the other layout costs about so many passes over the operand
+BLOCKED, PLAIN = True, False  # the ends of the cut; the names of buffers are strings
+
+
+def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
+    """Layouts of activations that are not plain."""
+    buffers = schedule.buffers.items()
+    tensors = {n: b for n, b in buffers if len(b.shape) in (2, 4) and b.place not in ("weight", "const")}
+    layouts = {n: Layout.blocked(len(tensors[n].shape), BLOCK) for n in blocked_side(schedule, tensors)}
+    return layouts | vector_layouts(schedule, [b for n, b in buffers if n not in layouts])
+
+
+def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
+    """Which of the tensors are blocked in the cheapest labelling."""
+    graph = nx.Graph()
+    graph.add_nodes_from((BLOCKED, PLAIN))
+
+    def tie(name: str, other: str | bool, cost: float) -> None:
+        have = graph.get_edge_data(name, other, {"capacity": 0.0})["capacity"]
+        graph.add_edge(name, other, capacity=have + cost)
+
+    for name in must_be_plain(schedule, tensors):
+        tie(name, PLAIN, math.inf)
+    for kernel in schedule.kernels:
+        for name, cost in wishes(kernel, schedule.buffers):
+            if name in tensors:
+                tie(name, BLOCKED if cost > 0 else PLAIN, abs(cost))
+        operands = {kernel.x.buffer, kernel.w.buffer} if isinstance(kernel, Contraction) else set()
+        together = {n for n, *_ in accesses(kernel) if n in tensors and len(tensors[n].shape) == 4}
+        for a, b in pairwise(sorted(together - operands)):
+            tie(a, b, float(min(tensors[a].bytes, tensors[b].bytes)))
+    _, (blocked, _) = nx.minimum_cut(graph, BLOCKED, PLAIN)
+    return [n for n in tensors if n in blocked]
+
+
+def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[str]:
+    """Tensors that the caller holds, that have one channel or two names, or that some kernel does not access in whole
+    blocks of their second dimension."""
+    for name, b in tensors.items():
+        if b.place != "arena" or name in schedule.aliased or b.shape[1] == 1:
+            yield name
+    for kernel in schedule.kernels:
+        sizes = extents(kernel)
+        for name, indices, is_store in accesses(kernel):
+            if name in tensors:
+                index, extent = indices[1], tensors[name].shape[1]
+                if not blockable(index, sizes) or (is_store and not fills_padding(index, extent, sizes)):
+                    yield name
+
+
+def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]]:
+    """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain."""
+    if not isinstance(kernel, Contraction):
+        return []
+    x, w, out = (buffers[n] for n in (kernel.x.buffer, kernel.w.buffer, kernel.stores[0].buffer))
+    first_layer = len(x.shape) == 4 and x.shape[1] < FIRST_LAYER
+    found = [(x.name, -x.bytes if first_layer else x.bytes), (out.name, out.bytes)]
+    if kernel.kind in ("conv2d_dw", "matmul"):
+        found.append((w.name, w.bytes))
+    return [(name, PREFERENCE * cost) for name, cost in found]
+
+
+def vector_layouts(schedule: Schedule, buffers: list[Buffer]) -> dict[str, Layout]:
+    """Vectors (at most one dimension is not 1) are padded to the block, so that their last lanes can be read whole,
+    unless some kernel computes their index or stores them in parts."""
+    unfit: set[str] = set()
+    for kernel in schedule.kernels:
+        sizes = extents(kernel)
+        unfit |= {n for n, at, _ in accesses(kernel) if not all(blockable(i, sizes) for i in at)}
+        unfit |= {s.buffer for s in stores(kernel) if not covers(s, schedule.buffers[s.buffer], kernel)}
+    layouts = {}
+    for b in buffers:
+        long = next((d for d, n in enumerate(b.shape) if n == math.prod(b.shape) > 1), None)
+        ours = b.place not in ("input", "output") and b.name not in schedule.aliased
+        if long is not None and ours and b.dtype == "f32" and b.name not in unfit:
+            layouts[b.name] = Layout.blocked(len(b.shape), BLOCK, (long,))
+    return layouts
+
+
+def covers(store: Store, b: Buffer, kernel: Kernel) -> bool:
+    """Whether a store into a vector covers it, so that it also reaches the padding behind the last element."""
+    sizes = extents(kernel)
+    moving = [i.terms for i in store.indices if not isinstance(i, E) and i.terms]
+    return len(moving) == 1 and len(moving[0]) == 1 and sizes[moving[0][0][0]] == math.prod(b.shape)

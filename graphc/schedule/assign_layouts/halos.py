@@ -1,0 +1,77 @@
+"""Halos: margins of zeros around what contractions read with padding, and the kernels that zero them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from graphc.schedule.expr import Aff, const
+from graphc.schedule.kernels import Axis, AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, extents, writes
+from graphc.schedule.layout import Buffer
+
+Margins = dict[int, tuple[int, int]]  # dimension: elements before it, elements behind it
+
+
+def margins(kernel: Contraction, b: Buffer) -> Margins:
+    """How far the contraction reads before and behind each dimension of its broadcast operand."""
+    sizes, out = extents(kernel), {}
+    for d, (index, size) in enumerate(zip(kernel.x.indices, b.shape, strict=True)):
+        lo, hi = index.range(sizes)
+        if lo < 0 or hi >= size:
+            out[d] = (max(-lo, 0), max(hi - size + 1, 0))
+    return out
+
+
+def widen_halos(schedule: Schedule) -> Schedule:
+    """Every broadcast operand gets the widest margin that any contraction reads."""
+    halos: dict[str, Margins] = {}
+    for kernel in schedule.kernels:
+        if isinstance(kernel, Contraction):
+            widest = halos.setdefault(kernel.x.buffer, {})
+            for d, (lo, hi) in margins(kernel, schedule.buffers[kernel.x.buffer]).items():
+                before, behind = widest.get(d, (0, 0))
+                widest[d] = (max(lo, before), max(hi, behind))
+    buffers = dict(schedule.buffers)
+    for name, halo in halos.items():
+        if halo:
+            buffers[name] = replace(buffers[name], layout=buffers[name].layout.with_halo(halo))
+    return schedule.replace(buffers=buffers)
+
+
+def fill_halos(schedule: Schedule) -> Schedule:
+    """A kernel that zeroes the halo stands before the first kernel that writes into a buffer with one: the arena's
+    memory is used for other things in between, so this happens in every run."""
+    done: set[str] = set()
+    kernels: list[Kernel] = []
+    for kernel in schedule.kernels:
+        for name in writes(kernel):
+            if schedule.buffers[name].layout.halo and name not in done:
+                done.add(name)
+                kernels.append(border_kernel(schedule.buffers[name], kernel.scope))
+        kernels.append(kernel)
+    return schedule.replace(kernels=tuple(kernels))
+
+
+def border_kernel(b: Buffer, scope: str) -> Loops:
+    """Zeros on every halo element, one stage for each side; indices before 0 and past the extent reach the halo."""
+    names, halos = AxisNames(), dict(sorted(b.layout.halos.items()))
+    outer = {d: (names(f"d{d}"), n) for d, n in enumerate(b.shape) if d not in halos and n > 1}
+    outside = {d: Aff.of(outer[d][0]) if d in outer else Aff() for d in range(len(b.shape))}
+
+    def zeros(ranges: Margins) -> Stage:
+        """Zeros where each dimension with a halo runs over `first, count`."""
+        axes: list[Axis] = []
+        at = dict(outside)
+        for number, (d, (first, count)) in enumerate(ranges.items()):
+            at[d] = Aff(first)
+            if count > 1:
+                axes.append((names("hw"[number % 2]), count))
+                at[d] += Aff.of(axes[-1][0])
+        return Stage(tuple(axes), (Store(b.name, tuple(at.values()), const(0.0, b.dtype)),))
+
+    stages = []
+    ranges = {d: (-lo, lo + b.shape[d] + hi) for d, (lo, hi) in halos.items()}
+    for d, (lo, hi) in halos.items():
+        sides = ((-lo, lo), (b.shape[d], hi))
+        stages += [zeros(ranges | {d: (first, count)}) for first, count in sides if count]
+        ranges[d] = (0, b.shape[d])  # the next dimensions' sides stay inside of this one: no corner twice
+    return Loops(f"{b.name}.halo", tuple(outer.values()), tuple(stages), scope=scope)

@@ -1,0 +1,78 @@
+"""Weights: packed as the first contraction that reads them as vectors streams them.
+
+Gradients and moments take the layout of the weight they are computed with, so that an update is one plain pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from graphc.schedule.kernels import Contraction, Kernel, Schedule, accesses, extents
+from graphc.schedule.layout import BLOCK, Layout
+
+from .blocks import FIRST_LAYER, blockable
+
+
+def weight_layouts(schedule: Schedule) -> dict[str, Layout]:
+    """Packed layouts of stored weights, of the gradients contractions compute for them, and of moments."""
+    layouts: dict[str, Layout] = {}
+    for kernel in schedule.kernels:
+        if isinstance(kernel, Contraction):
+            b = schedule.buffers[kernel.w.buffer]
+            stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
+            if stored and b.name not in layouts and (layout := packing(kernel, b.shape)):
+                layouts[b.name] = layout
+    for kernel in schedule.kernels:
+        layouts |= followers(schedule, kernel, layouts)
+    return layouts
+
+
+def packing(kernel: Contraction, shape: tuple[int, ...]) -> Layout | None:
+    """The layout in which a contraction streams its vector operand of this shape: lanes innermost, then the lane of the
+    reduced channel, spatial dimensions, reduced channel blocks, lane blocks outermost. None where lanes run along no
+    one dimension, or along one of an image."""
+    sizes = extents(kernel)
+    lane = [d for d, i in enumerate(kernel.w.indices) if kernel.lanes in i.axes]
+    if len(lane) != 1 or len(shape) not in (2, 4) or lane[0] > 1 or not blockable(kernel.w.indices[lane[0]], sizes):
+        return None
+    o, c = lane[0], 1 - lane[0]
+    spatial = tuple((d, "whole") for d in range(2, len(shape)))
+    if len(shape) == 4 and shape[c] >= FIRST_LAYER and blockable(kernel.w.indices[c], sizes):
+        order = ((o, "outer"), (c, "outer"), *spatial, (c, "inner"), (o, "inner"))
+    else:
+        order = ((o, "outer"), (c, "whole"), *spatial, (o, "inner"))
+    return Layout(order, BLOCK)
+
+
+def followers(schedule: Schedule, kernel: Kernel, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+    """Buffers that a kernel (a contraction: its epilogue) accesses at the indices of a packed weight take its layout:
+    moments, and gradients on their way to an update."""
+    operands = (kernel.x.as_load().attr, kernel.w.as_load().attr) if isinstance(kernel, Contraction) else ()
+    together: dict[tuple, list[str]] = {}
+    for name, indices, _ in accesses(kernel):
+        if (name, indices) not in operands:
+            together.setdefault((indices, schedule.buffers[name].shape), []).append(name)
+    found = {}
+    for names in together.values():
+        layout = next((layouts[n] for n in names if n in layouts), None)
+        free = (n for n in names if n not in layouts and n not in schedule.aliased)
+        if layout is not None:
+            found |= {n: layout for n in free if schedule.buffers[n].place in ("state", "arena")}
+    return found
+
+
+def oriented(kernel: Kernel, packed: Mapping[str, Layout]) -> Kernel:
+    """`x * w lanes n -> w * x lanes m`, for a matrix product whose result lies packed along m, an axis of x alone: its
+    vectors are then stored whole. So the gradient of a linear layer's weights is made in the weights' own layout."""
+    if not isinstance(kernel, Contraction) or kernel.kind != "matmul":
+        return kernel
+    for s in kernel.stores:
+        if s.buffer not in packed:
+            continue
+        lane_dim, _ = packed[s.buffer].order[-1]
+        (axis, coef), *more = s.indices[lane_dim].terms or ((None, 0),)
+        x, w = ({a for i in access.indices for a in i.axes} for access in (kernel.x, kernel.w))
+        if not more and coef == 1 and axis != kernel.lanes and axis in x - w:
+            return replace(kernel, x=kernel.w, w=kernel.x, lanes=axis)
+    return kernel
