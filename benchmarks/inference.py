@@ -1,73 +1,112 @@
-"""Inference beside onnxruntime: the same network and weights, outputs compared, calls in turn on the same cores.
+"""Inference beside other tools: the same network and weights, outputs compared, calls in turn on the same cores.
 
-python -m benchmarks.inference [--models lenet5 resnet18] [--threads 1 2] [--batch 1] [--seconds 4] [--json]
+python -m benchmarks.inference [--threads 1] [--models lenet5 resnet18] [--peers onnxruntime openvino] [--seconds 5]
+
+One run is for one number of threads: the peers' pools keep the cores they first see. Every peer that is installed takes
+part: onnxruntime, openvino and MNN on one ONNX file, PyTorch eager, channels-last (NHWC) and by its inductor.
 """
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 import graphc
-from graphc.models import ZOO
-from graphc.nn.trace import trace
+from graphc.backends.llvm import target
+from graphc.backends.llvm.calibrate import Peak, measured
+from graphc.driver import traced_graph
+from graphc.models import ZOO, get
 from graphc.passes import inference_mode
 
-from .measure import Timing, arguments, cores, interleaved, ms, peer, pin, show, spread
+from .calibrate import row as limits_row
+from .measure import Timing, arguments, cell, cores, detail, geometric_mean, interleaved, ms, pin, show
+from .peers import PEERS, Missing, Network, Run
 
-# Both sum in float32 in their own order; a ResNet's scores agree to a few units of the sixth digit.
-AGREE = 1e-4
-
-
-def session(model, shape: tuple[int, ...], threads: int):
-    """An onnxruntime session of the network on this many threads, with all its graph optimisations (the default)."""
-    runtime = peer("onnxruntime", 'pip install "graphc-compiler[bench]"')
-    peer("onnx", 'pip install "graphc-compiler[bench]"')
-    from .onnx_export import export
-
-    traced = trace(model, [graphc.input(shape, name="x")])
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    proto = export(inference_mode(traced.graph("network")))
-    return runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+# All compute in float32 in their own order; MNN's Winograd convolutions lose a digit more than direct ones.
+AGREE = 1e-3
 
 
-def compare(name: str, batch: int, threads: int, seconds: float) -> dict[str, object]:
-    """One row: both programs timed, and how far their outputs lie apart (of the output's scale)."""
-    entry = ZOO[name]
-    model, shape = entry.make(), (batch, *entry.input[1:])
+def peers_of(network: Network, names: Sequence[str], threads: int, notes: list[str]) -> dict[str, Run]:
+    """The callables of those peers that can run the network; of the others the reason goes to `notes`."""
+    made = {}
+    for name in names:
+        try:
+            made[name] = PEERS[name](network, threads)
+            made[name]()
+        except Missing as reason:
+            note = f"{name} takes no part: {reason}"
+        except Exception as error:  # a peer's failure is an entry in the table, not the end of it
+            made.pop(name, None)
+            note = f"{network.graph.name}: {name} fails with {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+        else:
+            continue
+        if note not in notes:
+            notes.append(note)
+    return made
+
+
+def compare(name: str, options, peak: Peak, notes: list[str]) -> dict[str, object]:
+    """One row: all programs timed, and how far their outputs lie apart (of the output's scale)."""
+    entry = get(name)
+    model, shape = entry.make(), (options.batch, *entry.input[1:])
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    net = graphc.compile(model, shape, threads=threads)
-    ort = session(model, shape, threads)
-    ours, theirs = net(x), ort.run(None, {"x": x})[0]
-    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    if not error < AGREE:
-        raise SystemExit(f"{name}: outputs differ by {error:.2g} of their scale, expected at most {AGREE}")
-    timed = interleaved({"graphc": lambda: net(x), "onnxruntime": lambda: ort.run(None, {"x": x})}, seconds)
-    return row(name, batch, threads, timed["graphc"], timed["onnxruntime"], error)
+    net = graphc.compile(model, shape, threads=options.threads)
+    expected = net(x)
+    with tempfile.TemporaryDirectory() as folder:
+        network = Network(inference_mode(traced_graph(model, shape)), x, Path(folder))
+        peers = peers_of(network, options.peers, options.threads, notes)
+        apart = {p: float(np.abs(run() - expected).max() / np.abs(expected).max()) for p, run in peers.items()}
+        for peer, difference in apart.items():
+            if not difference < AGREE:
+                sys.exit(f"{name}: {peer}'s output differs by {difference:.2g} of its scale, expected at most {AGREE}")
+        peak.measure()
+        timed = interleaved({"graphc": lambda: net(x), **peers}, options.seconds)
+        peak.measure()
+    return row(name, graphc.summary(model, shape).totals.macs, timed, options.peers, peak, apart)
 
 
-def row(name: str, batch: int, threads: int, ours: Timing, theirs: Timing, error: float) -> dict[str, object]:
+def row(
+    name: str, macs: int, timed: dict[str, Timing], peers: Sequence[str], peak: Peak, apart: dict[str, float]
+) -> dict[str, object]:
+    ours = timed["graphc"]
+    best = min((p for p in timed if p != "graphc"), key=lambda p: timed[p].median, default=None)
     return {
         "model": name,
-        "batch": batch,
-        "threads": threads,
+        "GMAC": macs / 1e9,
         "graphc_ms": ms(ours),
-        "10..90%": spread(ours),
-        "onnxruntime_ms": ms(theirs),
-        "peer_10..90%": spread(theirs),
-        "ratio": ms(ours) / ms(theirs),
-        "difference": error,
+        "GFLOP/s": 2e-9 * macs / ours.median,
+        "%_peak": 0.0,
+        **{peer: ms(timed[peer]) if peer in timed else None for peer in peers},
+        "best_peer": best or "",
+        "ratio": ours.median / timed[best].median if best else None,
+        "samples": {program: detail(t) for program, t in timed.items()},
+        "difference": apart,
     }
 
 
 def main() -> None:
-    options = arguments(__doc__, models=["lenet5", "resnet18"], threads=[1, 2], batch=1, seconds=4.0)
-    available, rows = cores(), []
-    for threads in options.threads:
-        if threads <= len(available):
-            pin(available, threads)
-            rows += [compare(name, options.batch, threads, options.seconds) for name in options.models]
-    show("inference, graphc beside onnxruntime (ratio below 1: graphc is faster)", rows, options.json)
+    options = arguments(__doc__, models=list(ZOO), peers=list(PEERS), threads=1, batch=1, seconds=5.0)
+    if unknown := [p for p in options.peers if p not in PEERS]:
+        sys.exit(f"no peer {', '.join(unknown)}\n  expected some of {', '.join(PEERS)}")
+    available = cores()
+    if options.threads > len(available):
+        sys.exit(f"{options.threads} threads on {len(available)} cores would measure how they take turns")
+    pin(available, options.threads)
+    machine, notes = target.host(), []
+    limits, peak = measured(machine, options.threads), Peak(machine, options.threads)
+    rows = [compare(name, options, peak, notes) for name in options.models]
+    for line in rows:  # the peak is the best of the whole run
+        line["%_peak"] = 100e9 * line["GFLOP/s"] / peak.best
+    ratios = [line["ratio"] for line in rows if line["ratio"]]
+    if ratios:
+        notes.insert(0, f"ratio to the best peer, geometric mean: {geometric_mean(ratios):.3f}")
+    notes.append("limits of the machine: " + ", ".join(f"{k} {cell(v)}" for k, v in limits_row(limits).items()))
+    title = f"inference, batch {options.batch}, {options.threads} thread(s), ms; ratio below 1: graphc is faster"
+    show(title, rows, options.json, notes)
 
 
 if __name__ == "__main__":

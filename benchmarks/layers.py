@@ -1,22 +1,21 @@
 """Speed of single contraction kernels: GFLOP/s, and the share of this core's peak of fused multiply-adds.
 
-`python -m benchmarks.kernels [--models resnet18 lenet5:64 odd]`: every different contraction of the networks' own
+`python -m benchmarks.layers [--models resnet18 lenet5:64 odd]`: every different contraction of the networks' own
 schedules, `NAME:BATCH` those of a training step, `odd` shapes that no tile divides. One thread, pinned, operands warm.
 The peak is the best of many measurements between the kernels. A row without figures has no tiles, it runs as loops.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import perf_counter
 
 import numpy as np
 from llvmlite import ir
 
 from graphc import nn
-from graphc.backends.llvm import jit, target
-from graphc.backends.llvm.emit import F32, I64, PTR, const, fma, function, load_, loop_carry, store_, vec
+from graphc.backends.llvm import target
+from graphc.backends.llvm.calibrate import Peak, loaded
 from graphc.backends.llvm.kernels.contraction import emit_contraction
 from graphc.driver import traced_graph, training_graph
 from graphc.models import get
@@ -25,8 +24,6 @@ from graphc.schedule import Buffer, Contraction, Schedule, make_schedule
 
 from .measure import arguments, cores, pin, show
 
-CHAINS = 12  # independent sums: more than two units of four or five cycles' latency need
-STEPS = 300_000
 ROUNDS = 7
 
 
@@ -65,40 +62,6 @@ def contractions(schedule: Schedule) -> Iterator[Contraction]:
             if key not in seen:
                 seen.add(key)
                 yield kernel
-
-
-def loaded(module: ir.Module, machine: target.Target, pointers: int, integers: int) -> Callable:
-    """Function `k` of the module, callable."""
-    code = jit.load_object([jit.compile_object(module, machine)], ["k"])
-    types = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * integers
-    call = ctypes.CFUNCTYPE(None, *types)(code.address("k"))
-    call.code = code  # lives as long as the function
-    return call
-
-
-class Peak:
-    """GFLOP/s of fused multiply-adds between registers: the best seen so far."""
-
-    def __init__(self, machine: target.Target):
-        module, self.lanes = ir.Module("peak"), machine.vl
-        made, b = function(module, "k", [PTR, I64], ["p", "n"], linkage="external")
-        x = load_(b, made.args[0], F32, self.lanes, 0)
-        # chains that begin alike would be found equal, and only one of them computed
-        starts = [load_(b, made.args[0], F32, self.lanes, (k + 1) * self.lanes) for k in range(CHAINS)]
-        with loop_carry(b, 0, made.args[1], 1, starts) as (_, sums, carried):
-            carried.yield_([fma(b, x, x, s) for s in sums])
-        total = const(vec(F32, self.lanes), 0)
-        for s in carried.values:
-            total = b.fadd(total, s)
-        store_(b, total, made.args[0], 0)
-        b.ret_void()
-        self.call, self.best = loaded(module, machine, 1, 1), 0.0
-        self.memory = np.zeros((CHAINS + 1) * self.lanes, np.float32)
-
-    def measure(self) -> None:
-        start = perf_counter()
-        self.call(self.memory.ctypes.data, STEPS)
-        self.best = max(self.best, 2e-9 * self.lanes * CHAINS * STEPS / (perf_counter() - start))
 
 
 def memory_of(buffer: Buffer, random: np.random.Generator) -> np.ndarray:
@@ -154,8 +117,8 @@ def main() -> None:
         schedule = schedule_of(spec)
         rows = [measured(kernel, schedule, machine, peak) for kernel in contractions(schedule)]
         for row in rows:
-            row["%_peak"] = row["GFLOP/s"] and 100 * row["GFLOP/s"] / peak.best
-        show(f"contractions of {spec}, {machine.cpu}, 1 thread, peak {peak.best:.0f} GFLOP/s", rows, options.json)
+            row["%_peak"] = row["GFLOP/s"] and 100e9 * row["GFLOP/s"] / peak.best
+        show(f"contractions of {spec}, {machine.cpu}, 1 thread, peak {peak.best / 1e9:.0f} GFLOP/s", rows, options.json)
 
 
 if __name__ == "__main__":

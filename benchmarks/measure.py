@@ -24,8 +24,9 @@ from rich.table import Table
 
 PAUSE = 0.05  # seconds before a block: longer than the threads of any peer spin
 BLOCK = 0.2  # seconds of calls
-WIDE = 120
-PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "torch")
+WIDE = 150
+PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "openvino", "mnn", "torch")
+LEAST = 30  # samples of each program, unless they take longer than the seconds allowed for them
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,24 @@ class Timing:
         return Timing(statistics.median(ranked), ranked[tenth], ranked[-1 - tenth], len(ranked))
 
 
-def interleaved(
-    programs: Mapping[str, Callable[[], object]], seconds: float, warm: int = 3, least: int = 5
-) -> dict[str, Timing]:
-    """Times each program; all of them together take about `seconds`."""
+def interleaved(programs: Mapping[str, Callable[[], object]], seconds: float, warm: int = 3) -> dict[str, Timing]:
+    """Times each program until every one has `LEAST` samples, or blocks of `seconds` and five samples."""
     for program in programs.values():
         for _ in range(warm):
             program()
     times: dict[str, list[float]] = {name: [] for name in programs}
-    end = perf_counter() + seconds
-    while perf_counter() < end or len(next(iter(times.values()))) < least:
+    spent = dict.fromkeys(programs, 0.0)
+    while any(len(times[n]) < 5 or (len(times[n]) < LEAST and spent[n] < seconds) for n in programs):
         for name, program in programs.items():
             sleep(PAUSE)
+            begin = perf_counter()
             program()
-            stop = perf_counter() + BLOCK
-            while not times[name] or perf_counter() < stop:
+            stop = perf_counter() + min(BLOCK, seconds)
+            while perf_counter() < stop or not times[name]:
                 start = perf_counter()
                 program()
                 times[name].append(perf_counter() - start)
+            spent[name] += perf_counter() - begin
     return {name: Timing.of(taken) for name, taken in times.items()}
 
 
@@ -80,10 +81,11 @@ def pin(available: Sequence[int], threads: int) -> None:
 
 
 def machine() -> dict[str, str]:
-    """CPU, system and versions, for the foot of a table."""
+    """CPU, system, load of the last minute and versions, for the foot of a table."""
     cpu = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
     facts = {"cpu": names[0] if names else platform.machine(), "system": platform.platform(terse=True)}
+    facts["load"] = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     facts["python"] = platform.python_version()
     for package in PACKAGES:
         try:
@@ -93,20 +95,25 @@ def machine() -> dict[str, str]:
     return facts
 
 
-def show(title: str, rows: Sequence[Mapping[str, object]], as_json: bool) -> None:
-    """The rows as a table with the machine below it, or as one JSON object."""
+def show(title: str, rows: Sequence[Mapping[str, object]], as_json: bool, notes: Sequence[str] = ()) -> None:
+    """The rows as a table with notes and the machine below it, or as one JSON object. Of a row's values, mappings are
+    detail that goes to JSON only."""
     if as_json:
-        print(json.dumps({"benchmark": title, "rows": list(rows), "machine": machine()}, indent=2))
+        facts = {"benchmark": title, "rows": list(rows), "notes": list(notes), "machine": machine()}
+        print(json.dumps(facts, indent=2))
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column, first in rows[0].items():
-        justify = "left" if isinstance(first, str) else "right"
+    columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping)]
+    for column in columns:
+        justify = "left" if isinstance(rows[0][column], str) else "right"
         table.add_column(column.replace("_", " "), justify=justify, no_wrap=True)
     for row in rows:
-        table.add_row(*(cell(value) for value in row.values()))
+        table.add_row(*(cell(row[column]) for column in columns))
     # A file or a pipe has no width: then lines are as long as they are.
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
     console.print(" · ".join(f"{name} {value}" for name, value in machine().items()), highlight=False)
 
 
@@ -118,6 +125,15 @@ def cell(value: object) -> str:
 
 def ms(timing: Timing) -> float:
     return timing.median * 1e3
+
+
+def detail(timing: Timing) -> dict[str, float]:
+    """All of a timing, ms."""
+    return {"median": ms(timing), "p10": timing.low * 1e3, "p90": timing.high * 1e3, "runs": timing.runs}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return statistics.geometric_mean(values)
 
 
 def spread(timing: Timing) -> str:
@@ -134,11 +150,3 @@ def arguments(description: str, **defaults: object) -> argparse.Namespace:
         count = {"nargs": "+"} if isinstance(default, list) else {}
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"default: {default}", **count)
     return parser.parse_args()
-
-
-def peer(name: str, remedy: str):
-    """An imported peer, or the end of the program with what to install."""
-    try:
-        return __import__(name)
-    except ImportError:
-        sys.exit(f"{name} is not installed, and this benchmark compares with it\n  {remedy}")

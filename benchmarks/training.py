@@ -1,50 +1,71 @@
-"""A LeNet-5 training step beside PyTorch, eager and channels-last: same weights, same data, losses compared.
+"""Training steps beside PyTorch: same network, weights, data and optimizer, losses compared, steps in turn.
 
-python -m benchmarks.training [--threads 1 2] [--batch 64] [--seconds 8] [--json]
+python -m benchmarks.training [--threads 1] [--cases lenet5 resnet18-32] [--peers eager NHWC inductor] [--seconds 5]
+
+One run is for one number of threads. A step is forward, backward and update; PyTorch's optimizers are its fused ones.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 import graphc
 from graphc import nn
-from graphc.models import lenet5
+from graphc.driver import traced_graph
+from graphc.models import ZOO, get
 
-from .measure import arguments, cores, interleaved, ms, peer, pin, show, spread
+from .measure import arguments, cores, detail, geometric_mean, interleaved, ms, pin, show
+from .peers import Missing, compiled, need
 
-LR, MOMENTUM = 0.01, 0.9
-STEPS_COMPARED = 10
-# Both round in float32, in different orders; ten steps with momentum carry the difference on.
-AGREE = 1e-3
-
-
-def peer_model(torch, model: nn.Module):
-    """The same network in PyTorch with the same weights."""
-
-    t = torch.nn
-    features = [t.Conv2d(1, 20, 5, padding=2), t.MaxPool2d(2), t.Conv2d(20, 50, 5, padding=2), t.MaxPool2d(2)]
-    twin = t.Sequential(*features, t.Flatten(), t.Linear(2450, 500), t.ReLU(), t.Linear(500, 10))
-    arrays = model.state_dict()
-    # Both list their parameters in the order of the layers.
-    for parameter, array in zip(twin.parameters(), arrays.values(), strict=True):
-        assert tuple(parameter.shape) == array.shape
-        parameter.data = torch.from_numpy(array.copy())
-    return twin
+STEPS_COMPARED = 3
+# Both round in float32, in different orders, and each step carries the difference on.
+AGREE = 2e-3
 
 
-def peer_step(torch, model: nn.Module, images: np.ndarray, labels: np.ndarray, format: str) -> Callable[[], float]:
-    """A PyTorch training step in one memory format (contiguous, channels_last)."""
-    layout = getattr(torch, f"{format}_format" if format == "contiguous" else format)
-    twin = peer_model(torch, model).to(memory_format=layout)
+@dataclass(frozen=True)
+class Case:
+    """A network of the zoo, its input, and the same optimizer twice: ours, and the name and settings of PyTorch's."""
+
+    model: str
+    shape: tuple[int, ...]
+    ours: object
+    theirs: tuple[str, dict[str, float]]
+    classes: int = 10
+
+
+SGD = graphc.optim.SGD(lr=0.01), ("SGD", {"lr": 0.01})
+MOMENTUM = graphc.optim.SGD(lr=0.01, momentum=0.9), ("SGD", {"lr": 0.01, "momentum": 0.9})
+ADAM = graphc.optim.Adam(lr=1e-4), ("Adam", {"lr": 1e-4})
+ADAMW = graphc.optim.AdamW(lr=1e-4), ("AdamW", {"lr": 1e-4})
+CASES = {
+    "mlp": Case("mlp", (64, 1, 28, 28), *SGD),
+    "lenet5": Case("lenet5", (64, 1, 28, 28), *MOMENTUM),
+    "lenet5-adam": Case("lenet5", (64, 1, 28, 28), *ADAM),
+    "resnet18-32": Case("resnet18", (32, 3, 32, 32), *MOMENTUM),
+    "resnet18-224": Case("resnet18", (8, 3, 224, 224), *MOMENTUM, 1000),
+    "vit_s16": Case("vit_s16", (4, 3, 224, 224), *ADAMW, 1000),
+}
+Step = Callable[[], float]
+
+
+def peer_step(name: str, model: nn.Module, case: Case, images: np.ndarray, labels: np.ndarray) -> Step:
+    """A PyTorch training step: eager, channels-last from the start (NHWC), or by the inductor."""
+    torch = need("torch", "pip install torch==2.13.0")
+    twin = need("benchmarks.torch_twin", "").twin(traced_graph(model, images.shape))
+    layout = torch.channels_last if name == "NHWC" else torch.contiguous_format
+    twin = twin.to(memory_format=layout)
     x, y = torch.from_numpy(images).contiguous(memory_format=layout), torch.from_numpy(labels).long()
-    optimizer = torch.optim.SGD(twin.parameters(), lr=LR, momentum=MOMENTUM)
+    kind, settings = case.theirs
+    optimizer = getattr(torch.optim, kind)(twin.parameters(), fused=True, **settings)
+    net = compiled(torch, twin) if name == "inductor" else twin
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(twin(x), y)
+        loss = torch.nn.functional.cross_entropy(net(x), y)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -52,51 +73,62 @@ def peer_step(torch, model: nn.Module, images: np.ndarray, labels: np.ndarray, f
     return step
 
 
-def compare(torch, batch: int, threads: int, seconds: float) -> dict[str, object]:
-    torch.set_num_threads(threads)
-    rng = np.random.default_rng(0)
-    images = rng.random((batch, 1, 28, 28), np.float32)
-    labels = rng.integers(0, 10, batch).astype(np.int32)
-    model = lenet5()
-    peers = {f"pytorch {f}": peer_step(torch, model, images, labels, f) for f in ("contiguous", "channels_last")}
+def compare(name: str, options, notes: list[str]) -> dict[str, object]:
+    """One row: all programs timed, and how far their losses lie apart."""
+    case, rng = CASES[name], np.random.default_rng(0)
+    images = rng.random(case.shape, np.float32)
+    labels = rng.integers(0, case.classes, case.shape[0]).astype(np.int32)
+    model, peers = get(case.model).make(classes=case.classes), {}
+    for peer in options.peers:
+        try:
+            peers[peer] = peer_step(peer, model, case, images, labels)
+        except Missing as reason:
+            notes.append(f"{peer} takes no part: {reason}")
     step = graphc.compile_training(
-        model,
-        input=images.shape,
-        loss=nn.CrossEntropyLoss(),
-        optimizer=graphc.optim.SGD(lr=LR, momentum=MOMENTUM),
-        threads=threads,
+        model, input=case.shape, loss=nn.CrossEntropyLoss(), optimizer=case.ours, threads=options.threads
     )
     programs = {"graphc": lambda: step(images, labels), **peers}
-    losses = {name: [float(program()) for _ in range(STEPS_COMPARED)] for name, program in programs.items()}
-    apart = max(abs(a - b) / abs(b) for p in peers for a, b in zip(losses["graphc"], losses[p], strict=True))
-    if not apart < AGREE:
-        raise SystemExit(f"losses differ by {apart:.2g} within {STEPS_COMPARED} steps, expected at most {AGREE}")
-    timed = interleaved(programs, seconds)
-    best = min(ms(timed[name]) for name in peers)
+    losses = {who: [float(program()) for _ in range(STEPS_COMPARED)] for who, program in programs.items()}
+    apart = {
+        peer: max(abs(a - b) / abs(b) for a, b in zip(losses["graphc"], losses[peer], strict=True)) for peer in peers
+    }
+    for peer, difference in apart.items():
+        if not difference < AGREE:
+            sys.exit(f"{name}: losses differ from {peer}'s by {difference:.2g} within {STEPS_COMPARED} steps")
+    timed = interleaved(programs, options.seconds)
+    best = min(peers, key=lambda p: timed[p].median, default=None)
     return {
-        "model": "lenet5",
-        "batch": batch,
-        "threads": threads,
+        "step": name,
+        "input": "x".join(map(str, case.shape)),
+        "optimizer": case.theirs[0],
         "graphc_ms": ms(timed["graphc"]),
-        "10..90%": spread(timed["graphc"]),
-        "eager_ms": ms(timed["pytorch contiguous"]),
-        "channels_last_ms": ms(timed["pytorch channels_last"]),
-        "ratio_to_best": ms(timed["graphc"]) / best,
-        "loss_difference": apart,
+        **{peer: ms(timed[peer]) if peer in timed else None for peer in options.peers},
+        "best_peer": best or "",
+        "ratio": timed["graphc"].median / timed[best].median if best else None,
+        "samples": {program: detail(t) for program, t in timed.items()},
+        "difference": apart,
     }
 
 
 def main() -> None:
-    options = arguments(__doc__, threads=[1, 2], batch=64, seconds=8.0)
-    available, rows = cores(), []
-    for threads in options.threads:
-        if threads <= len(available):
-            pin(available, threads)
-            torch = peer("torch", "pip install torch==2.13.0")
-            rows.append(compare(torch, options.batch, threads, options.seconds))
-    show(
-        "training step, SGD with momentum, graphc beside PyTorch (ratio below 1: graphc is faster)", rows, options.json
-    )
+    here = [name for name, case in CASES.items() if case.model in ZOO]
+    options = arguments(__doc__, cases=here, peers=["eager", "NHWC", "inductor"], threads=1, seconds=5.0)
+    if unknown := [c for c in options.cases if c not in here]:
+        sys.exit(f"no case {', '.join(unknown)}\n  expected some of {', '.join(here)}")
+    available, notes = cores(), []
+    if options.threads > len(available):
+        sys.exit(f"{options.threads} threads on {len(available)} cores would measure how they take turns")
+    pin(available, options.threads)
+    try:
+        need("torch", "pip install torch==2.13.0").set_num_threads(options.threads)
+    except Missing as reason:
+        sys.exit(str(reason))
+    rows = [compare(name, options, notes) for name in options.cases]
+    ratios = [row["ratio"] for row in rows if row["ratio"]]
+    if ratios:
+        notes.insert(0, f"ratio to PyTorch's best, geometric mean: {geometric_mean(ratios):.3f}")
+    title = f"training step, {options.threads} thread(s), ms; ratio below 1: graphc is faster"
+    show(title, rows, options.json, list(dict.fromkeys(notes)))
 
 
 if __name__ == "__main__":

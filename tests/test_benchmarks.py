@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import graphc
+from graphc import nn
 from graphc.driver import traced_graph
 from graphc.models import get
 from graphc.passes import inference_mode
@@ -25,28 +26,73 @@ def benchmark(name: str):
         sys.path.remove(str(ROOT))
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("mlp", (2, 1, 28, 28)), ("lenet5", (2, 1, 28, 28)), ("resnet18", (1, 3, 32, 32))]
-)
-def test_onnx_export_is_the_same_network(name, shape):
+class Composites(nn.Module):
+    """Everything that the tracer writes in simpler operations, and operations that no small network of the zoo has."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(16), nn.MultiheadAttention(16, 2, batch_first=True)
+        self.linear, self.gelu = nn.Linear(16, 16), nn.GELU()
+        self.up = nn.ConvTranspose2d(2, 4, 3, stride=2, padding=1, output_padding=1)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x):
+        y = self.norm(x)
+        x = x + self.attention(y, y, y)[0]
+        x = self.up(self.gelu(self.linear(x)).reshape(1, 2, 10, 8))[:, 1:, :, ::2]
+        return graphc.concat([self.pool(x), self.pool(x).relu()], 1).mean((2, 3))
+
+
+NETWORKS = {
+    "composites": (Composites, (2, 5, 16)),
+    "mlp": (get("mlp").make, (2, 1, 28, 28)),
+    "lenet5": (get("lenet5").make, (2, 1, 28, 28)),
+    "resnet18": (get("resnet18").make, (1, 3, 32, 32)),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    """The graph in inference form, an input, and the reference backend's answer."""
+    make, shape = NETWORKS[request.param]
+    model = make()
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    graph = inference_mode(traced_graph(model, shape, name=request.param))
+    return graph, x, graphc.compile(model, shape, backend="reference")(x)
+
+
+def close(found, expected) -> None:
+    """Float32 against float64; ResNet-18 is 20 layers deep, each adds a few roundings."""
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_onnx_export_is_the_same_network(network):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    model = get(name).make()
-    proto = benchmark("onnx_export").export(inference_mode(traced_graph(model, shape)))
+    graph, x, expected = network
+    proto = benchmark("onnx_export").export(graph)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    expected = graphc.compile(model, shape, backend="reference")(x)
-    # Float32 against float64; ResNet-18 is 20 layers deep, each adds a few roundings.
-    np.testing.assert_allclose(session.run(None, {"input": x})[0], expected, atol=2e-5 * np.abs(expected).max())
+    close(session.run(None, {"input": x})[0], expected)
 
 
-def test_peer_in_pytorch_is_the_same_network():
+def test_twin_in_pytorch_is_the_same_network(network):
     torch = pytest.importorskip("torch")
-    model = get("lenet5").make()
-    x = np.random.default_rng(0).random((4, 1, 28, 28), np.float32)
-    twin = benchmark("training").peer_model(torch, model)
-    expected = graphc.compile(model, x.shape, backend="reference")(x)
-    np.testing.assert_allclose(twin(torch.from_numpy(x)).detach(), expected, atol=1e-5 * np.abs(expected).max())
+    graph, x, expected = network
+    close(benchmark("torch_twin").twin(graph)(torch.from_numpy(x)).detach(), expected)
+
+
+def test_composites_are_recognised():
+    graph = inference_mode(traced_graph(Composites(), (2, 5, 16)))
+    kinds = [step.kind for step in benchmark("composites").steps(graph)]
+    assert {"layer_norm", "attention", "gelu", "mean", "avg_pool2d"} <= set(kinds)
+    assert not {"standardize", "erf", "softmax", "sum", "sum_pool2d"} & set(kinds)
+
+
+def test_peers_that_are_missing_are_named(tmp_path):
+    peers = benchmark("peers")
+    with pytest.raises(peers.Missing, match="no_such_package is not installed: pip install it"):
+        peers.need("no_such_package", "pip install it")
+    assert {"onnxruntime", "openvino", "MNN", "eager", "NHWC", "inductor"} == set(peers.PEERS)
 
 
 def test_timing():
@@ -58,8 +104,10 @@ def test_timing():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["inference", "--models", "lenet5", "--threads", "1", "--seconds", "0.5"],
-        ["training", "--threads", "1", "--seconds", "0.5"],
+        ["inference", "--models", "lenet5", "--peers", "onnxruntime", "eager", "--seconds", "0.5"],
+        ["training", "--cases", "lenet5", "--peers", "eager", "--seconds", "0.5"],
+        ["calibrate", "--threads", "1"],
+        ["layers", "--models", "lenet5"],
         ["startup", "--runs", "5", "--compiles", "1"],
     ],
 )
