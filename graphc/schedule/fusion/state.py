@@ -119,12 +119,10 @@ def each_consumer(merged: Callable[[Fusion, str, int, int], Kernel | None]) -> R
 
     @wraps(merged)
     def rule(fusion: Fusion, name: str) -> None:
-        for consumer in sorted(fusion.readers[name]):
+        for consumer in sorted(fusion.readers[name] - fusion.writers[name]):
             if not fusion.temporary(name):
                 return
-            (producer,) = fusion.writers[name]
-            if producer == consumer:
-                continue
+            (producer,) = fusion.writers[name]  # the consumer before, where the two have become one
             kernel = merged(fusion, name, producer, consumer)
             if kernel and fusion.in_place(kernel) and fusion.convex(producer, consumer):
                 fusion.merge(producer, {consumer: kernel})
