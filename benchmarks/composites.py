@@ -1,7 +1,7 @@
 """What several of the graph's small operations are together, so that peers get them in the form they know best.
 
 Enters: a graph as the user's network was traced. Leaves: its steps in order, where GELU, layer norm, means, average
-pools and attention, which the tracer writes in simpler operations, are one step each. A peer that would run the simple
+pools, attention and transposed convolutions, which the tracer writes in simpler operations, are one step each. A peer that would run the simple
 operations one by one, or would fail to recognise them, would be slower for no fault of its own.
 """
 
@@ -121,8 +121,17 @@ def attention(r: Reading, node: Node) -> Step | None:
     return Step("attention", node.op, (*scores.inputs, node.inputs[1]), node.output, {"scale": found[1]})
 
 
+def conv_transpose(r: Reading, node: Node) -> Step | None:
+    """The gradient of a convolution with respect to its image, plus a bias by channel"""
+    for product, bias in r.sides(node, "add"):
+        maker, shaped = r.made(product, "conv2d_input_grad"), r.made(bias, "reshape")
+        if maker and shaped and shaped.inputs[0] in r.leaves and shaped.inputs[0].shape == product.shape[1:2]:
+            return Step("conv_transpose", maker.op, (*maker.inputs, shaped.inputs[0]), node.output)
+    return None
+
+
 PATTERNS: dict[str, Callable[[Reading, Node], Step | None]] = {
-    "gelu": gelu, "layer_norm": layer_norm, "mean": mean, "attention": attention,
+    "gelu": gelu, "layer_norm": layer_norm, "mean": mean, "attention": attention, "conv_transpose": conv_transpose,
 }  # fmt: skip
 
 

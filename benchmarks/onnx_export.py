@@ -20,7 +20,7 @@ from .composites import Step, steps, weights_of
 OPSET = 17
 TYPES = {"f32": TensorProto.FLOAT, "i32": TensorProto.INT32, "u8": TensorProto.UINT8, "i1": TensorProto.BOOL}
 # Attention has no operator of its own in this opset.
-COMPOSITES = ("gelu", "layer_norm", "mean")
+COMPOSITES = ("gelu", "layer_norm", "mean", "conv_transpose")
 
 
 class Writer:
@@ -59,7 +59,7 @@ def convolution(w: Writer, step: Step, inputs: list[str], out: str) -> None:
 
 def transposed_convolution(w: Writer, step: Step, inputs: list[str], out: str) -> None:
     """The gradient of a convolution with respect to its image, whose extents the output padding completes."""
-    op, (image, weight) = step.op, step.inputs
+    op, (image, weight, *_) = step.op, step.inputs
     sizes = zip(op.size, image.shape[2:], weight.shape[2:], op.stride, op.padding, op.dilation, strict=True)
     more = [n - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for n, o, k, s, p, d in sizes]
     settings = {"strides": op.stride, "pads": op.padding * 2, "dilations": op.dilation, "group": op.groups}
@@ -153,12 +153,17 @@ def standardize(w: Writer, step: Step, inputs: list[str], out: str) -> None:
     w.emit("Div", [centred, width], out)
 
 
+def clip(w: Writer, step: Step, inputs: list[str], out: str) -> None:
+    w.emit("Clip", [*inputs, *(w.constant(np.float32(end)) for end in (step.op.low, step.op.high))], out)
+
+
 def with_shape(kind: str) -> Rule:
     return lambda w, step, inputs, out: w.emit(kind, [*inputs, w.constant(np.array(step.op.shape, np.int64))], out)
 
 
 RULES: dict[str, Rule] = {
     "conv2d": convolution,
+    "conv_transpose": transposed_convolution,
     "conv2d_input_grad": transposed_convolution,
     "linear": linear,
     "matmul": matmul,
@@ -173,6 +178,7 @@ RULES: dict[str, Rule] = {
     "sum": reduce_sum,
     "reshape": with_shape("Reshape"),
     "expand": with_shape("Expand"),
+    "clip": clip,
     "slice": sliced,
     "pad": padded,
     "transpose": lambda w, step, inputs, out: w.emit("Transpose", inputs, out, perm=step.op.axes),
@@ -186,6 +192,9 @@ RULES: dict[str, Rule] = {
             ("tanh", "Tanh"),
             ("erf", "Erf"),
             ("exp", "Exp"),
+            ("log", "Log"),
+            ("abs", "Abs"),
+            ("floor", "Floor"),
             ("sqrt", "Sqrt"),
             ("neg", "Neg"),
             ("maximum", "Max"),

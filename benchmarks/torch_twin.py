@@ -20,11 +20,11 @@ from .composites import Step, steps, weights_of
 Rule = Callable[..., object]
 
 
-def conv_transpose(step: Step, x, w):
-    op, (image, weight) = step.op, step.inputs
+def conv_transpose(step: Step, x, w, b=None):
+    op, (image, weight, *_) = step.op, step.inputs
     sizes = zip(op.size, image.shape[2:], weight.shape[2:], op.stride, op.padding, op.dilation, strict=True)
     more = tuple(n - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for n, o, k, s, p, d in sizes)
-    return F.conv_transpose2d, (x, w, None, op.stride, op.padding, more, op.groups, op.dilation), {}
+    return F.conv_transpose2d, (x, w, b, op.stride, op.padding, more, op.groups, op.dilation), {}
 
 
 def convolution(step: Step, x, w, b=None):
@@ -70,6 +70,7 @@ def sliced(step: Step, x):
 # kind -> the function to call, its arguments and its keywords
 RULES: dict[str, Rule] = {
     "conv2d": convolution,
+    "conv_transpose": conv_transpose,
     "conv2d_input_grad": conv_transpose,
     "linear": lambda step, *xs: (F.linear, xs, {}),
     "matmul": matmul,
@@ -83,6 +84,7 @@ RULES: dict[str, Rule] = {
     "gelu": lambda step, x: (F.gelu, (x,), {}),
     "mean": lambda step, x: (torch.mean, (x, step.op.axes, step.op.keepdim), {}),
     "sum": lambda step, x: (torch.sum, (x, step.op.axes, step.op.keepdim), {}),
+    "clip": lambda step, x: (torch.clamp, (x, step.op.low, step.op.high), {}),
     "dropout": lambda step, x, key: (F.dropout, (x, step.op.p), {}),
     "softmax": lambda step, x: (torch.softmax, (x, step.op.axis), {}),
     "reshape": lambda step, x: (torch.reshape, (x, step.op.shape), {}),
@@ -95,8 +97,8 @@ RULES: dict[str, Rule] = {
         for name, function in (
             ("relu", F.relu), ("sigmoid", torch.sigmoid), ("tanh", torch.tanh), ("erf", torch.erf),
             ("exp", torch.exp), ("sqrt", torch.sqrt), ("neg", torch.neg), ("maximum", torch.maximum),
-            ("minimum", torch.minimum), ("add", torch.add), ("sub", torch.sub), ("mul", torch.mul),
-            ("div", torch.div),
+            ("minimum", torch.minimum), ("log", torch.log), ("abs", torch.abs), ("floor", torch.floor),
+            ("add", torch.add), ("sub", torch.sub), ("mul", torch.mul), ("div", torch.div),
         )
     },
 }  # fmt: skip
