@@ -368,7 +368,7 @@ class _LaneGroup:
                 self.store(self.at(point, vector), vector, total, clipped_axis)
 
     def store(self, env: Env, vector: _Vector, total: ir.Value, clipped_axis: str | None) -> None:
-        form, made = self.form, {}
+        form, made, found = self.form, {}, []
         for s in form.stores:
             clipped = form.clipped(s, form.lanes)
             if (clipped and not vector.valid) or (clipped_axis and form.clipped(s, clipped_axis)):
@@ -378,7 +378,10 @@ class _LaneGroup:
                 made[clipped] = Values(
                     self.b, self.buffers, self.pointers, env, self.target, lanes, {ACC.attr: total}, self.extents
                 )
-            made[clipped].store(s.buffer, s.indices[0], made[clipped].vector(s.expr))
+            found.append((made[clipped], s, made[clipped].vector(s.expr)))
+        # all values first: a store may change what another one reads, such as a moment of the optimizer
+        for values, s, value in found:
+            values.store(s.buffer, s.indices[0], value)
 
 
 def _parted(aff: Aff, axes: set[str]) -> tuple[Aff, Aff]:
