@@ -12,22 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny_network import NETWORK
 
 import graphc
 from graphc import nn
 from graphc.cli import main
 
-NETWORK = """
-from graphc import nn
-
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
-
-    def forward(self, x):
-        return self.body(x)
-
+NUMBER = """
 def number():
     return 3
 """
@@ -41,7 +32,7 @@ BUILD = ["build", *TINY, "--weights", "initial"]
 def here(tmp_path, monkeypatch) -> Path:
     """A folder with a network, data, and bad files of each kind, which is the working folder."""
     monkeypatch.chdir(tmp_path)
-    Path("tiny.py").write_text(NETWORK)
+    Path("tiny.py").write_text(NETWORK + NUMBER)
     Path("broken.py").write_text("import nothing_of_this_name\n")
     weights = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)).state_dict()
     good = {f"body.{name}": array for name, array in weights.items()}

@@ -9,22 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_network import NETWORK
 
 from graphc.cli import COMMANDS, JSON, main, parser
 from graphc.train import load_weights
 
-# A network and data small enough to be trained in a test.
-NETWORK = """
-from graphc import nn
-
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
-
-    def forward(self, x):
-        return self.body(x)
-"""
 TINY = "tiny.py:Tiny"
 SHAPE = "1,1,4,4"
 

@@ -88,6 +88,13 @@ def ones() -> Init:
     return constant(1.0)
 
 
+def _scaled(values: np.ndarray, scale: float, shift: float) -> np.ndarray:
+    """`values * scale + shift` in their own memory: weights may be large."""
+    values *= np.float32(scale)
+    values += np.float32(shift)
+    return values
+
+
 @dataclass(frozen=True)
 class uniform(Init):
     """Uniform over [low, high)."""
@@ -96,10 +103,7 @@ class uniform(Init):
     high: float = 1.0
 
     def draw(self, shape, rng):
-        values = rng.random(shape, np.float32)
-        values *= np.float32(self.high - self.low)
-        values += np.float32(self.low)
-        return values
+        return _scaled(rng.random(shape, np.float32), self.high - self.low, self.low)
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,7 @@ class normal(Init):
     std: float = 1.0
 
     def draw(self, shape, rng):
-        values = rng.standard_normal(shape, np.float32)
-        values *= np.float32(self.std)
-        values += np.float32(self.mean)
-        return values
+        return _scaled(rng.standard_normal(shape, np.float32), self.std, self.mean)
 
 
 @dataclass(frozen=True)
