@@ -1,8 +1,9 @@
 """What several of the graph's small operations are together, so that peers get them in the form they know best.
 
 Enters: a graph as the user's network was traced. Leaves: its steps in order, where GELU, layer norm, means, average
-pools, attention and transposed convolutions, which the tracer writes in simpler operations, are one step each. A peer that would run the simple
-operations one by one, or would fail to recognise them, would be slower for no fault of its own.
+pools, attention and transposed convolutions, which the tracer writes in simpler operations, are one step each. A peer
+that would run the simple operations one by one, or would fail to recognise them, would be slower for no fault of its
+own.
 """
 
 from __future__ import annotations
