@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,15 +215,21 @@ def test_files_can_be_read_at_a_sitting(module):
     assert lines < limit, f"{SOURCES[module]} has {lines} lines; which two things are in it?"
 
 
+def test_every_package_is_installed():
+    """The list in pyproject.toml is written by hand: two folders lie elsewhere than they install."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    assert listed == {module for module, path in SOURCES.items() if path.name == "__init__.py"}
+
+
 def test_files_say_what_they_are():
     silent = [p for p in SOURCES.values() if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent, shown(silent)
 
 
 def test_import_is_quick_and_light():
-    """The aim is 0.3 s on an idle machine; 1 s allows for a busy one."""
+    """The aim is 0.3 s on an idle machine; processor time, and 1 s of it, allow for a busy one."""
     code = (
-        "import time; start = time.perf_counter(); import graphc; seconds = time.perf_counter() - start\n"
+        "import time; start = time.process_time(); import graphc; seconds = time.process_time() - start\n"
         "import sys; print(seconds, *(m for m in sys.argv[1:] if m in sys.modules))"
     )
     runs = []

@@ -21,6 +21,14 @@ from graphc.cli import main
 NUMBER = """
 def number():
     return 3
+
+class Wide(Tiny):
+    def __init__(self, width):
+        super().__init__()
+
+class Slip(Tiny):
+    def forward(self, x):
+        return self.boddy(x)
 """
 TINY = ["tiny.py:Tiny", "--input", "1,1,4,4"]
 RUN = ["run", *TINY, "--backend", "reference", "--weights"]
@@ -66,10 +74,24 @@ CASES = {
     "unlike any model": (["summary", "qqqq"], 2, ["there are: mlp, lenet5", "file.py:Class"]),
     "missing file": (["summary", "none.py:Net"], 2, ["there is no file none.py"]),
     "file without class": (["summary", "tiny.py"], 2, ["expected file.py:Class"]),
-    "unknown class": (["summary", "tiny.py:Big"], 2, ["tiny.py has no Big", "it has: Tiny, number"]),
-    "file that fails": (["summary", "broken.py:Net"], 2, ["broken.py cannot be imported", "nothing_of_this_name"]),
+    "unknown class": (["summary", "tiny.py:Big"], 2, ["tiny.py has no Big", "it has: Tiny, number, Wide, Slip"]),
+    "file that fails": (
+        ["summary", "broken.py:Net"],
+        2,
+        ["broken.py:1", "broken.py cannot be imported", "nothing_of_this_name"],
+    ),
     "no module": (["summary", "tiny.py:number", "--input", "1,2"], 2, ["expected a class of nn.Module", "got 3"]),
     "no input shape": (["summary", "tiny.py:Tiny"], 2, ["shape of its input is not known", "--input"]),
+    "class with arguments": (
+        ["summary", "tiny.py:Wide", "--input", "1,16"],
+        2,
+        ["tiny.py:Wide cannot be made: TypeError", "'width'", "Wide()", "defaults"],
+    ),
+    "slip in a forward": (
+        ["summary", "tiny.py:Slip", "--input", "1,16"],
+        2,
+        ["tiny.py:21  Slip has no attribute 'boddy'", "did you mean body?"],
+    ),
     "input that does not fit": (
         ["summary", "tiny.py:Tiny", "--input", "1,1,5,5"],
         2,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphc.ir import GraphcError
+from graphc.ir import GraphcError, line_of
 from graphc.nn import Module
 
 ZOO = "graphc.models"
@@ -43,7 +43,17 @@ def find(
         wanted["in_channels"] = shape[1]
     if default and classes is not None:
         wanted["classes"] = classes
-    model = make(**wanted)
+    try:
+        model = make(**wanted)
+    except GraphcError:
+        raise
+    except Exception as error:
+        where = line_of(error)
+        raise GraphcError(
+            f"{where}{'  ' * bool(where)}model {text} cannot be made: {type(error).__name__}: {error}\n"
+            f"  it was called as {text.rpartition(':')[2]}({', '.join(f'{n}={v}' for n, v in wanted.items())})\n"
+            "  give its other arguments defaults"
+        ) from error
     if not isinstance(model, Module):
         raise GraphcError(f"{text}: expected a class of nn.Module, or a function that makes one, got {model!r}")
     return Network(name, model, shape)
@@ -86,7 +96,10 @@ def imported(path: Path, text: str):
     except GraphcError:
         raise
     except Exception as error:
-        raise GraphcError(f"model {text}: {path} cannot be imported\n  {type(error).__name__}: {error}") from error
+        where = line_of(error)
+        raise GraphcError(
+            f"{where}{'  ' * bool(where)}model {text}: {path} cannot be imported\n  {type(error).__name__}: {error}"
+        ) from error
     finally:
         sys.path.remove(folder)
     return module
