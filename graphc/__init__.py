@@ -1,7 +1,7 @@
 """graphc: a neural-network graph compiler. Networks in Python become programs, for inference and for training."""
 
 from graphc import nn
-from graphc.driver import Preprocess, build, compile, compile_training, summary
+from graphc.driver import build, compile, compile_training, summary
 from graphc.ir import GraphcError
 from graphc.nn import optim
 from graphc.nn.functional import (
@@ -25,6 +25,7 @@ from graphc.nn.functional import (
     where,
 )
 from graphc.nn.init import seed
+from graphc.nn.preprocess import Preprocess
 from graphc.ops import Tensor, constant, input
 from graphc.passes import grad
 from graphc.version import __version__

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,8 +27,9 @@ from graphc.ir import (
 )
 from graphc.nn import CrossEntropyLoss, Module
 from graphc.nn.optim import SGD, Optimizer
+from graphc.nn.preprocess import Preprocess
 from graphc.nn.trace import Trace, trace
-from graphc.ops import Tensor, constant, graph_of, leaf
+from graphc.ops import Tensor, graph_of, leaf
 from graphc.ops.norm import BatchNorm
 from graphc.passes import (
     FAST_INFERENCE,
@@ -58,42 +58,6 @@ def backend_of(name: str):
     if name not in BACKENDS:
         raise GraphcError(f"no backend {name!r}\n  expected one of {', '.join(BACKENDS)}")
     return importlib.import_module(f"graphc.backends.{name}")
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What a program does to its first input before the network sees it: `(x * scale - mean) / std`, mean and std one
-    number for all channels or one each. `dtype` "u8" makes it take bytes, as image files hold them."""
-
-    scale: float = 1.0
-    mean: float | Sequence[float] = 0.0
-    std: float | Sequence[float] = 1.0
-    dtype: str = "u8"
-
-    def __call__(self, x: Tensor) -> Tensor:
-        with scope("preprocess"):
-            y = x.cast("f32")
-            for value, step in ((self.scale, "mul"), (self.mean, "sub"), (self.std, "div")):
-                numbers = [float(v) for v in (value if isinstance(value, Sequence) else [value])]
-                if step == "div" and 0.0 in numbers:
-                    raise GraphcError("preprocess: std must not be 0")
-                if numbers == [0.0 if step == "sub" else 1.0]:
-                    continue
-                if len(numbers) not in (1, x.shape[1] if x.ndim > 1 else 1):
-                    raise GraphcError(
-                        f"preprocess: {len(numbers)} values for an input of shape {dims(x.shape)}\n"
-                        "  expected one number, or one for each channel"
-                    )
-                if step == "div":
-                    numbers = [1.0 / v for v in numbers]
-                operand = constant_vector(numbers, x.ndim)
-                y = y - operand if step == "sub" else y * operand
-            return y
-
-
-def constant_vector(numbers: list[float], rank: int):
-    """A number, or a tensor over the channels of an input of that rank."""
-    return numbers[0] if len(numbers) == 1 else constant(numbers).reshape((1, -1) + (1,) * (rank - 2))
 
 
 # Graphs
@@ -206,16 +170,18 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     """An in-process inference program.
 
     model       a Module, a function of tensors, a tensor or a list of tensors
-    input       shape of the input with the batch, or a list of shapes; not needed for tensors, whose inputs are taken
-                in the order they were made
-    threads     how many threads a call uses; the result's bits do not depend on it
+    input       shape of the f32 input with the batch, e.g. (1, 3, 224, 224), or a list of shapes; not needed for
+                tensors, whose inputs are taken in the order they were made
+    backend     "llvm", or "reference" for NumPy in float64, op by op
+    threads     how many threads a call uses, 1 to 1024; the result's bits do not depend on it
     cpu         "native", or a level such as "x86-64-v3"
     precision   "fast" computes 3x3 convolutions by Winograd's filtering where that is less work, which rounds about
                 twice as much as "exact"; both stay within 1e-5 of the output's scale on every network of the zoo
     preprocess  arithmetic on the first input that belongs to the program
 
-    Weights are taken as they are now; `refresh` of the result takes them again. Raises GraphcError for what the
-    network or the request gets wrong.
+    The result is called with arrays of exactly these shapes and types, and gives an array, or a tuple of them. Weights
+    are taken as they are now; `refresh` of the result takes them again. Raises GraphcError for what the network or the
+    request gets wrong: the user's line, what was expected and what came.
     """
     source, pipeline = traced_graph(model, input, preprocess, name), pipeline_of(precision)
 
@@ -257,12 +223,15 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
                      threads: int = 1, cpu: str = "native") -> CompiledStep:  # fmt: skip
     """A compiled training step: forward, gradients and update in one call of `step(images, target) -> loss`.
 
-    input      shape of the network's input with the batch, or a list of shapes
-    loss       a loss module such as nn.CrossEntropyLoss()
+    input      shape of the network's f32 input with the batch, or a list of shapes
+    loss       a loss module such as nn.CrossEntropyLoss(), which gives one number
     optimizer  a description such as optim.SGD(lr=0.01, momentum=0.9)
+    backend, threads, cpu   as of `compile`
 
-    The model's weights live in the program from now on and are updated in place: model.state_dict() shows them. A
-    batch of another size is compiled when it first comes, over the same weights and optimizer state.
+    The target has the type that the loss asks for: i32 classes [N] for CrossEntropyLoss. The loss comes back as a
+    float, from before the update. The model's weights live in the program from now on and are updated in place:
+    model.state_dict() shows them. A batch of another size is compiled when it first comes, over the same weights and
+    optimizer state. Raises GraphcError, as `compile` does.
     """
     types = input_types(input)
 
@@ -287,6 +256,11 @@ def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable
     precision   "fast" or "exact", as of `compile`
     preprocess  arithmetic on the input that belongs to the program, e.g. Preprocess(scale=1/255) to take image bytes
     labels      a name for each class
+    threads     how many the program uses when it is not told with --threads
+    name        of the network, for the program's messages; the file's name without it
+    cc          "cc" or "zig" to link with that one; without it a C compiler that links statically, else ziglang
+
+    Raises GraphcError for what the network or the request gets wrong, and where the program cannot be compiled.
     """
     source = traced_graph(model, input, preprocess, name or os.path.basename(os.fspath(path)).split(".")[0])
     graph = run_passes(source, pipeline_of(precision))
@@ -308,9 +282,11 @@ def kernel_times(program: Program, backend: str = "llvm") -> str:
 
 def summary(model, input: Shapes = None, *, train: bool = False, loss=None, optimizer=None,
             name: str | None = None) -> Summary:  # fmt: skip
-    """The report of a network: layers, parameters, MACs, FLOPs, and memory from the actual plan. No weight is made.
+    """The report of a network: layers, parameters, MACs, FLOPs, and memory in bytes from the actual plan, as data that
+    prints as a table. No weight is made. `model` and `input` are those of `compile`.
 
     `train` adds the memory of one training step with `loss` and `optimizer` (cross entropy and plain SGD by default).
+    A MAC is one multiply-add of a convolution or matrix product. Raises GraphcError, as `compile` does.
     """
     source = traced_graph(model, input, name=name)
     schedule = make_schedule(run_passes(source, FAST_INFERENCE))

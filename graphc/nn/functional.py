@@ -71,26 +71,32 @@ def axis_of(x: Tensor, dim: int, what: str) -> int:
 
 
 def exp(x) -> Tensor:
+    """e to the x, element by element."""
     return tensor(x).exp()
 
 
 def log(x) -> Tensor:
+    """The natural logarithm, element by element."""
     return tensor(x).log()
 
 
 def sqrt(x) -> Tensor:
+    """The square root, element by element."""
     return tensor(x).sqrt()
 
 
 def tanh(x) -> Tensor:
+    """The hyperbolic tangent, element by element."""
     return tensor(x).tanh()
 
 
 def erf(x) -> Tensor:
+    """The error function, element by element."""
     return tensor(x).erf()
 
 
 def sigmoid(x) -> Tensor:
+    """1 / (1 + exp(-x)), element by element."""
     return tensor(x).sigmoid()
 
 
@@ -158,6 +164,7 @@ def gelu(x, approximate: str = "none") -> Tensor:
 
 
 def abs(x) -> Tensor:
+    """The magnitude, element by element."""
     return builtins.abs(tensor(x))
 
 
@@ -180,22 +187,27 @@ def where(condition: Tensor, x, y) -> Tensor:
 
 
 def sum(x, axes: Axes = None, keepdim: bool = False) -> Tensor:
+    """The sum over `axes`, all without them; `keepdim` leaves each as 1."""
     return tensor(x).sum(axes, keepdim)
 
 
 def mean(x, axes: Axes = None, keepdim: bool = False) -> Tensor:
+    """The mean over `axes`, as of `sum`."""
     return tensor(x).mean(axes, keepdim)
 
 
 def max(x, axes: Axes = None, keepdim: bool = False) -> Tensor:
+    """The greatest element over `axes`, as of `sum`; NaN where there is one."""
     return tensor(x).max(axes, keepdim)
 
 
 def reshape(x, *shape: int | Sequence[int]) -> Tensor:
+    """The same elements in C order under another shape; one extent may be -1."""
     return tensor(x).reshape(*shape)
 
 
 def transpose(x, *axes: int | Sequence[int]) -> Tensor:
+    """The dimensions in the order given; reversed if none is."""
     return tensor(x).transpose(*axes)
 
 

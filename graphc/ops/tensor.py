@@ -201,33 +201,43 @@ class Tensor:
         return apply(ew.Or(), self, y)
 
     def exp(self) -> Tensor:
+        """e to the x, element by element."""
         return apply(ew.Exp(), self)
 
     def log(self) -> Tensor:
+        """The natural logarithm, element by element."""
         return apply(ew.Log(), self)
 
     def sqrt(self) -> Tensor:
+        """The square root, element by element."""
         return apply(ew.Sqrt(), self)
 
     def tanh(self) -> Tensor:
+        """The hyperbolic tangent, element by element."""
         return apply(ew.Tanh(), self)
 
     def erf(self) -> Tensor:
+        """The error function, element by element."""
         return apply(ew.Erf(), self)
 
     def sigmoid(self) -> Tensor:
+        """1 / (1 + exp(-x)), element by element."""
         return apply(ew.Sigmoid(), self)
 
     def relu(self) -> Tensor:
+        """max(x, 0), element by element."""
         return apply(ew.Relu(), self)
 
     def floor(self) -> Tensor:
+        """The greatest whole number not above x, element by element."""
         return apply(ew.Floor(), self)
 
     def maximum(self, y) -> Tensor:
+        """The greater of two, element by element; NaN where either is."""
         return apply(ew.Maximum(), self, y)
 
     def minimum(self, y) -> Tensor:
+        """The smaller of two, element by element; NaN where either is."""
         return apply(ew.Minimum(), self, y)
 
     def select(self, then, other) -> Tensor:
@@ -235,18 +245,22 @@ class Tensor:
         return apply(ew.Select(), self, then, other)
 
     def cast(self, dtype: str) -> Tensor:
+        """The elements as f32, i32, u8 or i1."""
         return self if dtype == self.dtype else apply(ew.Cast(dtype), self)
 
     # reductions; `axes` None means all
     def sum(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        """The sum over `axes`; `keepdim` leaves each as 1."""
         axes = normal_axes(axes, self.ndim)
         return apply(Sum(axes, keepdim), self) if axes else self
 
     def mean(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        """The sum times one over the count."""
         n = int(np.prod([self.shape[a] for a in normal_axes(axes, self.ndim)]))
         return self.sum(axes, keepdim) * (1.0 / max(n, 1))
 
     def max(self, axes: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
+        """The greatest element over `axes`; NaN where there is one."""
         axes = normal_axes(axes, self.ndim)
         return apply(Max(axes, keepdim), self) if axes else self
 
@@ -259,10 +273,12 @@ class Tensor:
 
     # shape
     def reshape(self, *shape: int | Sequence[int]) -> Tensor:
+        """The same elements in C order under another shape; one extent may be -1."""
         wanted = resolve_shape(self.shape, unpacked(shape))
         return self if wanted == self.shape else apply(Reshape(wanted), self)
 
     def flatten(self, start: int = 0, end: int = -1) -> Tensor:
+        """Dimensions `start` to `end` as one."""
         start, end = start % max(self.ndim, 1), end % max(self.ndim, 1)
         return self.reshape(*self.shape[:start], -1, *self.shape[end + 1 :])
 
@@ -277,6 +293,7 @@ class Tensor:
         return self.transpose()
 
     def expand(self, *shape: int | Sequence[int]) -> Tensor:
+        """Broadcast to a shape: dimensions of 1, and new ones in front, are repeated."""
         wanted = unpacked(shape)
         return self if wanted == self.shape else apply(Expand(tuple(wanted)), self)
 
@@ -303,7 +320,8 @@ def lift_constants(operands: Sequence) -> tuple[Tensor, ...]:
 
 
 def constant(value, dtype: str | None = None) -> Tensor:
-    """A constant tensor from a number, nested sequence or array."""
+    """A constant tensor from a number, nested sequence or array, in its shape; `dtype` f32, i32, u8 or i1, by default
+    that of the numbers (i32 for integers, f32 for floats). Raises GraphcError for what is no numbers."""
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise misused(f"expected a tensor, a number or an array of numbers, got {shortly(value)}")
@@ -321,7 +339,8 @@ _unnamed = count()
 
 
 def input(shape: Sequence[int], name: str | None = None, dtype: str = "f32") -> Tensor:
-    """A graph input. Inputs keep the order they are made in."""
+    """A graph input of this shape, `dtype` f32, i32, u8 or i1. A program takes its inputs in the order they were made.
+    Raises GraphcError for a name that the graph's text could not hold."""
     if name is not None and not legal_name(name):
         raise GraphcError(
             f"input name {name!r}\n  expected no blanks, commas, brackets, quotes, %, # nor a mere number"
