@@ -28,7 +28,8 @@ from graphc.passes import inference_mode
 from .measure import Timing, arguments, cell, cores, ms, pin, show, spread
 from .peers import Missing, Network, need
 
-# Each compile in a fresh process, so that nothing is loaded or cached yet; imports are timed apart.
+# Each compile in a fresh process without the cache on disk, so that nothing is loaded or cached yet; imports are timed
+# apart.
 COMPILE = """
 from time import perf_counter
 start = perf_counter()
@@ -81,7 +82,8 @@ LIMITS = {"import graphc": 300, "compile inference": 1000, "compile training ste
 
 
 def python(code: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    command, uncached = [sys.executable, "-c", code, *arguments], {**os.environ, "GRAPHC_CACHE": "off"}
+    done = subprocess.run(command, env=uncached, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return done.stdout

@@ -15,9 +15,11 @@ from graphc.schedule import Schedule
 
 class Program(Protocol):
     """What a backend's `compile` gives: a callable on arrays in the order of the graph's inputs, and, by the user's
-    names, the state that calls of a training program change."""
+    names, the state that calls of a training program change. `source` is its code as text, `making` a line on what it
+    took to make, empty where that is nothing."""
 
     source: Mapping[str, str]
+    making: str
 
     def __call__(self, *inputs) -> tuple[np.ndarray, ...]: ...
 

@@ -211,6 +211,8 @@ def program_of(backend: str, schedule: Schedule | None, graph: Graph, threads: i
         raise GraphcError(f"threads: expected a number from 1 to 1024, got {threads!r}")
     made_by = backend_of(backend)
     program = made_by.compile(schedule, graph, threads=threads, cpu=cpu)
+    if debug_level() >= 1 and program.making:
+        report(f"{graph.name}: {program.making}")
     if os.environ.get("GRAPHC_DUMP"):
         for kind, text in program.source.items():
             dump(f"{graph.name}{kind}", str, text)

@@ -12,10 +12,10 @@ from graphc.schedule import Schedule
 from graphc.schedule.image import state_image, weight_image
 from graphc.version import __version__
 
-from . import executable, jit, target
-from .assemble import assemble
+from . import executable, target
 from .calibrate import measured
 from .executable import CpuObject, ExecutableParts, TensorInfo
+from .objects import compile_objects
 from .profile import profile, show
 from .program import LlvmProgram
 
@@ -54,7 +54,7 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
     for level in PORTABLE if cpu == "portable" else (cpu,):
         made = target_of(level)
         name = f"{prefix}_{re.sub(r'[^a-z0-9]', '_', level)}"
-        code = jit.compile_object(assemble(schedule, made, name), made)
+        code = compile_objects(schedule, made, name).code
         objects.append(CpuObject(name, level, code, made.features if level == "native" else ""))
     program = compile(schedule, graph)
     inputs = tensors(schedule, schedule.inputs, [v.name for v in graph.inputs])

@@ -1,6 +1,7 @@
-"""A planned schedule as one LLVM module: its kernels, the thread pool, and the function that runs them in order.
+"""A planned schedule as LLVM modules: one for each different kernel, and one with the thread pool and the function that
+runs the kernels in order.
 
-What enters: a `Schedule` whose buffers have their places, and a target. What leaves: a module that exports
+What enters: a `Schedule` whose buffers have their places, and a target. What leaves: modules that, linked, export
 
     int NAME_run(const void *weights, void *state, const void *const *inputs, void *const *outputs, void *arena,
                  int threads)
@@ -14,24 +15,20 @@ they name are emitted once.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from llvmlite import ir
 
-from graphc.schedule.expr import E, load, rewrite, walk
-from graphc.schedule.kernels import Contraction, Kernel, Loops, Reduce, Schedule, Store, extents, reads, writes
+from graphc.schedule.expr import walk
+from graphc.schedule.kernels import Contraction, Kernel, Schedule, extents, reads, writes
 from graphc.schedule.layout import Buffer
 
-from .emit import I8, I32, I64, PTR, KernelCode, address, const, function, if_, load_, store_
-from .kernels.contraction import emit_contraction
-from .kernels.loops import emit_loops
+from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, store_
+from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
 from .target import Target
 
-Buffers = Mapping[str, Buffer]
-EmitKernel = Callable[[ir.Module, str, Kernel, Buffers, Target], KernelCode]
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
 MEMORY_OF = {"weight": "weights", "const": "weights", "state": "state", "arena": "arena"}
 # below this estimate a kernel stays on one thread: waking nobody is quicker
@@ -40,31 +37,22 @@ MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple oper
 DEAR = ("exp", "log", "tanh", "erf")
 
 
-def emit_kernel(module: ir.Module, name: str, kernel: Kernel, buffers: Buffers, target: Target) -> KernelCode:
-    """One kernel by the emitter of its kind; a contraction of a form that has no tiles runs as loops."""
-    return EMITTERS[type(kernel)](module, name, kernel, buffers, target)
-
-
-def _contraction(module: ir.Module, name: str, kernel: Contraction, buffers: Buffers, target: Target) -> KernelCode:
-    try:
-        return emit_contraction(module, name, kernel, buffers, target)
-    except ValueError:
-        return emit_loops(module, name, kernel.to_loops(buffers), buffers, target)
-
-
-EMITTERS: Mapping[type, EmitKernel] = {Loops: emit_loops, Contraction: _contraction}
-
-
-def assemble(schedule: Schedule, target: Target, name: str, emit: EmitKernel = emit_kernel) -> ir.Module:
-    """The module of a planned schedule; `name` is the prefix of its two functions. ValueError where the schedule is
+def assemble(schedule: Schedule, target: Target, name: str) -> list[ir.Module]:
+    """The modules of a planned schedule; `name` is the prefix of its two functions. ValueError where the schedule is
     not planned, or two buffers of one kernel overlap."""
+    pieces = pieces_of(schedule, target)
+    made = {p.key: emit_piece(p, target) for p in {p.key: p for p in pieces}.values()}
+    calls = calls_of(schedule, pieces, {key: code for key, (_, code) in made.items()})
+    return [*(module for module, _ in made.values()), runner(schedule, target, name, calls)]
+
+
+def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call]) -> ir.Module:
+    """The module that runs the kernels: the thread pool, and the two functions of the program."""
     module = ir.Module(name)
     module.triple = target.triple
-    places = places_of(schedule)
-    calls = emit_kernels(module, schedule, places, target, emit)
     pool = emit_pool(module, target, f"{name}_close")
     shared = any(not c.alone for c in calls)
-    _run(module, f"{name}_run", pool, _body(module, schedule, places, calls, pool), shared)
+    _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool), shared)
     return module
 
 
@@ -109,32 +97,27 @@ class Call:
     """One kernel of the schedule: the code, and its buffers in argument order."""
 
     kernel: Kernel
-    code: KernelCode
+    code: PieceCode
     buffers: tuple[str, ...]
     alone: bool  # on thread 0
 
 
-def emit_kernels(
-    module: ir.Module, schedule: Schedule, places: Mapping[str, Place], target: Target, emit: EmitKernel
-) -> list[Call]:
-    codes: dict[tuple, KernelCode] = {}
-    calls = []
-    for k, kernel in enumerate(schedule.kernels):
+def pieces_of(schedule: Schedule, target: Target) -> list[Piece]:
+    """The kernels in order, without their names."""
+    places = places_of(schedule)
+    for kernel in schedule.kernels:
         _check_apart(kernel, places)
-        names = tuple(dict.fromkeys((*reads(kernel), *writes(kernel))))
-        general = {n: f"b{i}" for i, n in enumerate(names)}
-        same = _renamed(kernel, general)
-        # the place matters to code only through alignment, the offset not at all
-        buffers = {general[n]: replace(schedule.buffers[n], name=general[n], offset=None) for n in names}
-        key = (same, tuple(buffers.values()))
-        if key not in codes:
-            label = re.sub(r"\W+", "_", f"k{k}_{kernel.name}", flags=re.ASCII)
-            codes[key] = emit(module, label, same, buffers, target)
-            # its one caller calls once; merged into that, all kernels would be one function to allocate registers for
-            codes[key].function.attributes.add("noinline")
-        code, back = codes[key], {g: n for n, g in general.items()}
-        calls.append(Call(kernel, code, tuple(back[a] for a in code.arguments), work_ns(kernel) < SHARED_NS))
-    return [replace(c, alone=c.alone or c.code.units < 2) for c in calls]
+    return [piece_of(kernel, schedule.buffers, target) for kernel in schedule.kernels]
+
+
+def calls_of(schedule: Schedule, pieces: Sequence[Piece], codes: Mapping[str, PieceCode]) -> list[Call]:
+    """The kernels in order, given the code of every piece by its key."""
+    calls = []
+    for kernel, piece in zip(schedule.kernels, pieces, strict=True):
+        code, names = codes[piece.key], dict(zip(piece.buffers, piece.names, strict=True))
+        alone = work_ns(kernel) < SHARED_NS or code.units < 2
+        calls.append(Call(kernel, code, tuple(names[a] for a in code.arguments), alone))
+    return calls
 
 
 def _check_apart(kernel: Kernel, places: Mapping[str, Place]) -> None:
@@ -143,29 +126,6 @@ def _check_apart(kernel: Kernel, places: Mapping[str, Place]) -> None:
         for other in (*reads(kernel), *writes(kernel)):
             if other != name and places[name].meets(places[other]):
                 raise ValueError(f"kernel {kernel.name} writes {name} where {other} lies, which it also uses")
-
-
-def _renamed(kernel: Kernel, names: Mapping[str, str]) -> Kernel:
-    """The kernel over other buffers, without its own name, so that equal work is an equal object."""
-    memo: dict[E, E] = {}
-
-    def rule(e: E) -> E | None:
-        if e.op == "load" and e.attr[0] in names:
-            return load(names[e.attr[0]], e.attr[1], e.dtype)
-        return None
-
-    def out(o: Reduce | Store) -> Reduce | Store:
-        changes = {"expr": rewrite(o.expr, rule, memo)}
-        if isinstance(o, Reduce):
-            return replace(o, **changes, index=o.index and rewrite(o.index, rule, memo))
-        indices = tuple(rewrite(i, rule, memo) if isinstance(i, E) else i for i in o.indices)
-        return replace(o, **changes, buffer=names.get(o.buffer, o.buffer), indices=indices)
-
-    if isinstance(kernel, Contraction):
-        x, w = (replace(a, buffer=names[a.buffer]) for a in (kernel.x, kernel.w))
-        return replace(kernel, name="", scope="", x=x, w=w, stores=tuple(out(s) for s in kernel.stores))
-    stages = tuple(replace(s, outs=tuple(out(o) for o in s.outs)) for s in kernel.stages)
-    return replace(kernel, name="", scope="", stages=stages)
 
 
 def work_ns(kernel: Kernel) -> float:
@@ -189,10 +149,9 @@ def work_ns(kernel: Kernel) -> float:
 # running them
 
 
-def _body(
-    module: ir.Module, schedule: Schedule, places: Mapping[str, Place], calls: list[Call], pool: Pool
-) -> ir.Function:
+def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool) -> ir.Function:
     """What every thread runs: its share of each kernel, in order."""
+    places = places_of(schedule)
     made, b = function(module, "body", [PTR, I32, I32], ["memories", "thread", "threads"])
     context, thread, threads = made.args
     memories = {name: load_(b, context, PTR, None, k) for k, name in enumerate(ARGUMENTS)}
@@ -209,12 +168,12 @@ def _body(
         with if_(b, first if group[0].alone else True):
             for call in group:
                 pointers = [_pointer(b, places[n], memories) for n in call.buffers]
-                b.call(call.code.function, [*pointers, *_units(b, call, *share)])
+                b.call(call.code.declare(module), [*pointers, *_units(b, call, *share)])
     b.ret_void()
     return made
 
 
-def groups(calls: list[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
+def groups(calls: Sequence[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
     """Runs of kernels that are all shared or all alone, and whether a barrier stands before each."""
     made: list[tuple[list[Call], bool]] = []
     since: list[Call] = []  # the last barrier

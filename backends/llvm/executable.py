@@ -47,14 +47,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class CpuObject:
-    """Relocatable ELF that exports PREFIX_run, for CPUs of `level` (a name of cpu_levels.LEVELS, or "native").
+    """Relocatable ELF files, one of which exports PREFIX_run, for CPUs of `level` (a name of cpu_levels.LEVELS, or
+    "native").
 
     `features` is LLVM's feature string of the target, needed with "native" alone: it says what the CPU must have.
     """
 
     prefix: str
     level: str
-    code: bytes = field(repr=False)
+    code: tuple[bytes, ...] = field(repr=False)
     features: str = ""
 
 
@@ -159,7 +160,7 @@ def write_program(folder: Path, parts: ExecutableParts) -> list[str]:
     blobs = {"weights": parts.weights, "state": parts.state, "vectors": vectors}
     for name, data in blobs.items():
         (folder / f"{name}.bin").write_bytes(_bytes_of(data))
-    objects = {f"kernels_{item.prefix}.o": item.code for item in parts.objects}
+    objects = {f"kernels_{o.prefix}_{k}.o": code for o in parts.objects for k, code in enumerate(o.code)}
     for name, code in objects.items():
         (folder / name).write_bytes(code)
     (folder / "blobs.S").write_text(_assembly(blobs))

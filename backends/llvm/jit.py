@@ -1,18 +1,21 @@
 """From LLVM IR to machine code: optimise, assemble into an object file, load it into this process.
 
 What enters: a module (llvmlite's, or text) and a target. What leaves: the bytes of a relocatable object, which an
-executable links and this process loads just as they are, so both run the same instructions.
+executable links and this process loads just as they are, so both run the same instructions. Modules may be compiled on
+several threads at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import CDLL, string_at
 from functools import lru_cache
 from itertools import count
 from threading import Lock
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from llvmlite.binding import ffi
 
 from .target import Target
 
@@ -32,6 +35,7 @@ def _initialise() -> None:
 
 @lru_cache(maxsize=1)
 def _linker() -> llvm.orcjit.LLJIT:
+    _initialise()
     return llvm.create_lljit_compiler(use_jit_link=True)
 
 
@@ -44,7 +48,7 @@ def _machine(target: Target) -> llvm.TargetMachine:
 
 
 def _optimised(module: ir.Module | str, target: Target, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    parsed = llvm.parse_assembly(str(module))
+    parsed = llvm.parse_assembly(str(module), llvm.create_context())  # contexts share nothing, so threads need no turns
     parsed.triple = target.triple
     parsed.data_layout = str(machine.target_data)
     parsed.verify()
@@ -56,10 +60,28 @@ def _optimised(module: ir.Module | str, target: Target, machine: llvm.TargetMach
     return parsed
 
 
+@lru_cache(maxsize=1)
+def _emit_to_memory():
+    """LLVM's code generator without llvmlite's lock, which lets one thread at a time into any part of LLVM. Machines
+    and contexts are not shared between threads here, which is all that LLVM asks for."""
+    locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
+    free = CDLL(ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+    free.argtypes, free.restype = locked.argtypes, locked.restype
+    return free
+
+
 def compile_object(module: ir.Module | str, target: Target) -> bytes:
     """The module as a relocatable object file for `target`. Invalid IR raises RuntimeError with LLVM's words."""
     machine = _machine(target)
-    return machine.emit_object(_optimised(module, target, machine))
+    optimised = _optimised(module, target, machine)
+    with ffi.OutputString() as error:
+        buffer = _emit_to_memory()(machine, optimised, 1, error)
+        if not buffer:
+            raise RuntimeError(str(error))
+    try:
+        return string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def assembly(module: ir.Module | str, target: Target) -> str:

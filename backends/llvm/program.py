@@ -21,6 +21,7 @@ from graphc.schedule.layout import NUMPY, Buffer
 
 from . import jit
 from .assemble import assemble
+from .objects import compile_objects
 from .target import Target, host, runs_here
 
 RUN = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5, ctypes.c_int)
@@ -55,10 +56,9 @@ class LlvmProgram:
             )
         self.weights = _aligned(weights, schedule.weight_bytes, "weights")
         self.state = np.zeros(0, np.uint8) if state is None else state
-        module = str(assemble(schedule, self.target, PREFIX))
-        self.object = jit.compile_object(module, self.target)
-        self.source: Mapping[str, str] = _Source(module, self.target)
-        loaded = jit.load_object([self.object], [f"{PREFIX}_run", f"{PREFIX}_close"])
+        self.objects = compile_objects(schedule, self.target, PREFIX)
+        self.source: Mapping[str, str] = _Source(schedule, self.target)
+        loaded = jit.load_object(self.objects.code, [f"{PREFIX}_run", f"{PREFIX}_close"])
         self._run = RUN(loaded.address(f"{PREFIX}_run"))
         # the pool's threads sleep inside the code: they end before it goes
         weakref.finalize(self, _close, loaded)
@@ -71,6 +71,11 @@ class LlvmProgram:
         self._out = (ctypes.c_void_p * len(schedule.outputs))()
         self._fixed = (self.weights.ctypes.data, ctypes.addressof(self._in), ctypes.addressof(self._out),
                        self._arena.ctypes.data)  # fmt: skip
+
+    @property
+    def making(self) -> str:
+        """What compiling it took, as a line."""
+        return str(self.objects)
 
     @property
     def state(self) -> np.ndarray:
@@ -176,12 +181,13 @@ class _Source(Mapping[str, str]):
 
     _makers: Mapping = {".ll": jit.optimised, ".s": jit.assembly}
 
-    def __init__(self, module: str, target: Target):
-        self._module, self._target, self._made = module, target, {}
+    def __init__(self, schedule: Schedule, target: Target):
+        self._schedule, self._target, self._made = schedule, target, {}
 
     def __getitem__(self, kind: str) -> str:
         if kind not in self._made:
-            self._made[kind] = self._makers[kind](self._module, self._target)
+            modules = assemble(self._schedule, self._target, PREFIX)
+            self._made[kind] = "\n".join(self._makers[kind](module, self._target) for module in modules)
         return self._made[kind]
 
     def __iter__(self) -> Iterator[str]:

@@ -99,6 +99,7 @@ class ReferenceProgram:
         self.graph, self.dtype = graph, dtype
         self.data = {v.name: array_of(graph.data[v.name]).copy() for v in graph.weights + graph.state}
         self.source: dict[str, str] = {}
+        self.making = ""
 
     def __call__(self, *inputs) -> tuple[np.ndarray, ...]:
         """Outputs for inputs in the graph's order; updates are kept for the next call."""

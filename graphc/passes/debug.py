@@ -1,6 +1,7 @@
 """What GRAPHC_DEBUG and GRAPHC_DUMP ask for. Neither changes a result.
 
-GRAPHC_DEBUG=1 prints passes, node counts and milliseconds, 2 kernels too, 3 the graph after each pass that changed it.
+GRAPHC_DEBUG=1 prints passes, node counts and milliseconds, and what came from the cache of object code; 2 kernels too,
+3 the graph after each pass that changed it.
 GRAPHC_DUMP=folder writes every level as a numbered text file.
 """
 

@@ -86,7 +86,7 @@ def tiny_parts(compile_c) -> ExecutableParts:
         inputs=(TensorInfo("x", "f32", (1, 1, 4, 4)),),
         outputs=(TensorInfo("scores", "f32", (1, 3)),),
         weights=np.concatenate([WEIGHT.ravel(), BIAS, FILLER]),
-        objects=(CpuObject("tiny", "native", compile_c(TINY_C, "tiny")),),
+        objects=(CpuObject("tiny", "native", (compile_c(TINY_C, "tiny"),)),),
         arena_bytes=12,
         selftest=(((PIXELS,), (expected(PIXELS),)), ((PIXELS * 0,), (expected(PIXELS * 0),))),
     )
@@ -111,7 +111,7 @@ def pair(compile_c, tmp_path_factory) -> Path:
         outputs=(TensorInfo("doubled", "f32", (2, 3)), TensorInfo("bytes", "i32", (12,))),
         weights=b"",
         state=np.array([41], "<i4"),
-        objects=(CpuObject("pair", "native", compile_c(PAIR_C, "pair")),),
+        objects=(CpuObject("pair", "native", (compile_c(PAIR_C, "pair"),)),),
     )
     executable.build(path, parts)
     return path
@@ -361,7 +361,7 @@ needs_v3 = pytest.mark.skipif(not host_has("x86-64-v3"), reason="needs an x86-64
 @needs_v3
 def test_an_older_cpu_is_told_what_it_lacks(tiny_parts, compile_c, tmp_path, monkeypatch):
     without(monkeypatch, "avx2", "fma")
-    levels = (CpuObject(name, f"x86-64-{name}", compile_c(TINY_C, name)) for name in ("v4", "v3"))
+    levels = (CpuObject(name, f"x86-64-{name}", (compile_c(TINY_C, name),)) for name in ("v4", "v3"))
     executable.build("old", replace(tiny_parts, objects=tuple(levels)))
     message = run(tmp_path / "old", "x.npy", status=1)
     assert message == "tiny: this CPU lacks AVX2 and FMA (x86-64-v3), which this program needs\n"
@@ -370,8 +370,10 @@ def test_an_older_cpu_is_told_what_it_lacks(tiny_parts, compile_c, tmp_path, mon
 
 @needs_v3
 def test_the_best_level_that_fits_is_chosen(tiny_parts, compile_c, tmp_path, monkeypatch):
-    plain = CpuObject("v3", "x86-64-v3", compile_c(TINY_C, "v3"))
-    fancy = CpuObject("best", "native", compile_c(TINY_C.replace("return 0", "return 7"), "best"), "+avx2,-xop,+gfni")
+    plain = CpuObject("v3", "x86-64-v3", (compile_c(TINY_C, "v3"),))
+    fancy = CpuObject(
+        "best", "native", (compile_c(TINY_C.replace("return 0", "return 7"), "best"),), "+avx2,-xop,+gfni"
+    )
     monkeypatch.setitem(cpu_levels.LEVELS, "x86-64-v3", ("avx2",))
     without(monkeypatch, "gfni")
     executable.build("two", replace(tiny_parts, objects=(plain, fancy)))
@@ -427,7 +429,7 @@ def test_a_compiler_that_cannot_link_static_is_passed_over(monkeypatch, tmp_path
 
 def test_a_failing_linker_leaves_nothing(tiny_parts):
     before = sorted(os.listdir())
-    broken = replace(tiny_parts, objects=(CpuObject("tiny", "native", b"no object code"),))
+    broken = replace(tiny_parts, objects=(CpuObject("tiny", "native", (b"no object code",)),))
     with pytest.raises(BuildError, match="building the program failed"):
         executable.build("broken", broken)
     assert sorted(os.listdir()) == before
@@ -450,7 +452,7 @@ def test_parts_that_do_not_fit_are_refused(tiny_parts):
     with pytest.raises(ValueError, match="at most 8 axes"):
         replace(tiny_parts, inputs=(TensorInfo("x", "f32", (1,) * 9),))
     with pytest.raises(ValueError, match="C identifier"):
-        replace(tiny_parts, objects=(CpuObject("not-c", "native", b""),))
+        replace(tiny_parts, objects=(CpuObject("not-c", "native", ()),))
 
 
 def test_header_compiles_and_holds_the_sizes(tiny_parts, compile_c):
@@ -490,7 +492,7 @@ def test_zig_links_for_arm(tiny_parts, tmp_path):
     tools = toolchain.find("zig", "aarch64")
     Path("k.c").write_text(TINY_C.replace("PREFIX", "tiny").replace("ARGUMENTS", executable.RUN_ARGUMENTS))
     subprocess.run([*tools.command, "-c", "k.c", "-o", "k.o"], check=True)
-    parts = replace(tiny_parts, objects=(CpuObject("tiny", "aarch64", Path("k.o").read_bytes()),))
+    parts = replace(tiny_parts, objects=(CpuObject("tiny", "aarch64", (Path("k.o").read_bytes(),)),))
     executable.build("on_arm", parts, triple="aarch64-unknown-linux-gnu")
     machine = int.from_bytes((tmp_path / "on_arm").read_bytes()[18:20], "little")
     assert machine == 183  # EM_AARCH64

@@ -8,10 +8,10 @@ import threading
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from graphc.backends.llvm import target
-from graphc.backends.llvm.assemble import SHARED_NS, assemble, emit_kernel, emit_kernels, groups, places_of, work_ns
+from graphc.backends.llvm.assemble import SHARED_NS, assemble, calls_of, groups, pieces_of, places_of, work_ns
+from graphc.backends.llvm.pieces import emit_piece
 from graphc.backends.llvm.program import LlvmProgram
 from graphc.ir import GraphcError
 from graphc.schedule.expr import Aff, const, load
@@ -128,9 +128,9 @@ def test_source_is_text_made_when_asked_for():
 
 def barriers(made: Schedule) -> list[tuple[list[str], bool]]:
     """Kernels by group, and whether a barrier stands before it."""
-    places = places_of(made)
-    calls = emit_kernels(ir.Module("m"), made, places, target.host(), emit_kernel)
-    return [([c.kernel.name for c in group], barrier) for group, barrier in groups(calls, places)]
+    pieces = pieces_of(made, target.host())
+    calls = calls_of(made, pieces, {p.key: emit_piece(p, target.host())[1] for p in pieces})
+    return [([c.kernel.name for c in group], barrier) for group, barrier in groups(calls, places_of(made))]
 
 
 def test_kernels_that_depend_meet_at_a_barrier():
@@ -140,7 +140,7 @@ def test_kernels_that_depend_meet_at_a_barrier():
 def test_small_kernels_stay_on_one_thread_without_barriers():
     made = chain(SMALL)
     assert barriers(made) == [(["k0", "k1", "k2"], False)]
-    text = str(assemble(made, target.host(), "net"))
+    text = str(assemble(made, target.host(), "net")[-1])
     assert not re.search(r'call void @"pool_barrier"', text)
     assert re.search(r'call void @"pool_run"\(.*, i32 1\)', text)  # and wake nobody
 
@@ -191,9 +191,12 @@ def test_a_small_kernel_between_shared_ones():
 
 
 def test_equal_kernels_are_emitted_once():
-    text = str(assemble(chain(LARGE, 5), target.host(), "net"))
-    assert len(re.findall(r'define internal void @"k\d', text)) == 3  # from x, inside, to y: alignments differ
-    assert len(re.findall(r'call void @"k\d', text)) == 5
+    *kernels, runner = assemble(chain(LARGE, 5), target.host(), "net")
+    assert len(kernels) == 3  # from x, inside, to y: alignments differ
+    for kernel in kernels:
+        assert len(re.findall(r"define ", str(kernel))) == 1
+        assert f'declare void @"{kernel.name}"' in str(runner)
+    assert len(re.findall(r'call void @"graphc_loops_', str(runner))) == 5
 
 
 def test_contractions_without_tiles_run_as_loops():

@@ -1,0 +1,82 @@
+"""From a planned schedule to object files: every different kernel compiled once, on as many threads as there are
+processors, or taken from the cache.
+
+What enters: a schedule and a target. What leaves: `Objects`, to be linked in this process or into an executable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+from graphc.schedule.kernels import Schedule
+
+from . import cache, jit
+from .assemble import calls_of, pieces_of, runner
+from .pieces import PieceCode, emit_piece
+from .target import Target
+
+MOST_THREADS = 8  # emission, which is Python, feeds no more
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The relocatable objects of a program, the last of which exports NAME_run and NAME_close, and what they took."""
+
+    code: tuple[bytes, ...]
+    kernels: int
+    compiled: int  # objects that LLVM made; the others came from the cache
+    emission: float  # seconds, during which LLVM works already
+    seconds: float
+
+    def __str__(self) -> str:
+        cached, emission, whole = len(self.code) - self.compiled, self.emission * 1e3, self.seconds * 1e3
+        return (
+            f"{self.kernels} kernels, {len(self.code)} objects, {cached} cached, {self.compiled} compiled, "
+            f"emission {emission:.1f} ms, in all {whole:.1f} ms"
+        )
+
+
+def compile_objects(schedule: Schedule, target: Target, name: str) -> Objects:
+    """The objects of a planned schedule; `name` is the prefix of its two functions. ValueError as of `assemble`."""
+    start, emission = perf_counter(), 0.0
+    pieces = pieces_of(schedule, target)
+    entries: dict[str, bytes | Future[bytes]] = {}
+    codes: dict[str, PieceCode] = {}
+    with ThreadPoolExecutor(min(MOST_THREADS, processors())) as threads:
+        for piece in {p.key: p for p in pieces}.values():
+            kept = cache.CODE.get(piece.key)
+            if kept is not None:
+                arguments, units = json.loads(kept.partition(b"\n")[0])
+                codes[piece.key], entries[piece.key] = PieceCode(piece.symbol, tuple(arguments), units), kept
+                continue
+            begin = perf_counter()
+            module, code = emit_piece(piece, target)
+            text = str(module)
+            emission += perf_counter() - begin
+            facts = [code.arguments, code.units]
+            codes[piece.key], entries[piece.key] = code, threads.submit(compiled, piece.key, facts, text, target)
+        begin = perf_counter()
+        text = str(runner(schedule, target, name, calls_of(schedule, pieces, codes)))
+        emission += perf_counter() - begin
+        key = cache.key(text, repr(target))
+        entries[key] = cache.CODE.get(key) or threads.submit(compiled, key, [], text, target)
+    fresh = [e for e in entries.values() if isinstance(e, Future)]
+    whole = [e.result() if isinstance(e, Future) else e for e in entries.values()]
+    code = tuple(entry.partition(b"\n")[2] for entry in whole)
+    return Objects(code, len(pieces), len(fresh), emission, perf_counter() - start)
+
+
+def compiled(key: str, facts: list, text: str, target: Target) -> bytes:
+    """A cache entry, put there: a line of facts as JSON, then the object."""
+    entry = json.dumps(facts).encode() + b"\n" + jit.compile_object(text, target)
+    cache.CODE.put(key, entry)
+    return entry
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
