@@ -20,7 +20,7 @@ def assign_layouts(schedule: Schedule) -> Schedule:
     """`plain buffers -> blocked, packed and haloed ones`."""
     schedule = copy_borders(schedule)
     layouts = activation_layouts(schedule)
-    packed = weight_layouts(schedule)
+    packed = weight_layouts(schedule, layouts)
     buffers = {n: replace(b, layout=packed.get(n) or layouts.get(n) or b.layout) for n, b in schedule.buffers.items()}
     kernels = tuple(oriented(k, packed) for k in schedule.kernels)
     schedule = repack(schedule.replace(buffers=buffers, kernels=kernels))

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from graphc.ir.lazy import networkx as nx
 from graphc.schedule.expr import E
-from graphc.schedule.kernels import Contraction, Kernel, Schedule, Store, accesses, extents, stores
+from graphc.schedule.kernels import Access, Contraction, Kernel, Schedule, Store, accesses, extents, stores
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 
 from .blocks import FIRST_LAYER, blockable, fills_padding
@@ -69,15 +69,25 @@ def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[st
 
 
 def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]]:
-    """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain."""
+    """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A second dimension that
+    only counts the products of a batch, such as the heads of attention, is no channel to be blocked."""
     if not isinstance(kernel, Contraction):
         return []
-    x, w, out = (buffers[n] for n in (kernel.x.buffer, kernel.w.buffer, kernel.stores[0].buffer))
-    first_layer = len(x.shape) == 4 and x.shape[1] < FIRST_LAYER
-    found = [(x.name, -x.bytes if first_layer else x.bytes), (out.name, out.bytes)]
+    x, w, out = kernel.x, kernel.w, kernel.stores[0]
+    first_layer = len(x.indices) == 4 and buffers[x.buffer].shape[1] < FIRST_LAYER
+    found = [(x, -PREFERENCE if first_layer else PREFERENCE), (out, PREFERENCE)]
     if kernel.kind in ("conv2d_dw", "matmul"):
-        found.append((w.name, w.bytes))
-    return [(name, PREFERENCE * cost) for name, cost in found]
+        found.append((w, PREFERENCE))
+    batch = axes_of(x) & axes_of(w) - {a for a, _ in kernel.red}
+
+    def channels(access: Access | Store) -> bool:
+        return len(access.indices) < 2 or bool(access.indices[1].axes - batch)
+
+    return [(a.buffer, (cost if channels(a) else -PREFERENCE) * buffers[a.buffer].bytes) for a, cost in found]
+
+
+def axes_of(access: Access) -> set[str]:
+    return {a for i in access.indices for a in i.axes}
 
 
 def vector_layouts(schedule: Schedule, buffers: list[Buffer]) -> dict[str, Layout]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from graphc.schedule.expr import Aff, load
-from graphc.schedule.kernels import AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, writes
+from graphc.schedule.kernels import AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, extents, writes
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 
 from .halos import margins
@@ -20,7 +20,7 @@ class Copies:
         self.buffers = dict(schedule.buffers)
         self._kernels: list[Kernel] = []
         self._names = AxisNames(tuple(schedule.buffers))
-        self._made: dict[tuple[str, Layout], str] = {}
+        self._made: dict[tuple, str] = {}  # (source, what the copy is) -> copy
 
     def operand(self, kernel: Contraction, which: str, layout: Layout) -> Contraction:
         """The contraction reading its operand `which` ("x" or "w") from a copy in this layout."""
@@ -32,6 +32,28 @@ class Copies:
             self.buffers[target.name] = target
             self._kernels.append(copy_kernel(source, target, f"{kernel.name}.pack", kernel.scope))
         return replace(kernel, **{which: replace(access, buffer=self._made[source.name, layout])})
+
+    def gathered(self, kernel: Contraction) -> Contraction:
+        """The contraction reading from a copy of its operand `w` that has a dimension for each axis: the lanes in
+        blocks, innermost, what is summed next to them, and the blocks of lanes and the batch outermost."""
+        sizes, source = extents(kernel), self.buffers[kernel.w.buffer]
+        used = {a for i in kernel.w.indices for a in i.axes}
+        axes = [a for a, _ in (*kernel.par, *kernel.red) if a in used]
+        lane, summed = axes.index(kernel.lanes), {a for a, _ in kernel.red}
+        batch = [(d, "whole") for d, a in enumerate(axes) if a not in summed and d != lane]
+        inner = [(d, "whole") for d, a in enumerate(axes) if a in summed]
+        layout = Layout((*batch, (lane, "outer"), *inner, (lane, "inner")), BLOCK)
+        loops = tuple((f"i{d}", sizes[a]) for d, a in enumerate(axes))
+        renamed = {a: Aff.of(i) for a, (i, _) in zip(axes, loops, strict=True)}
+        read = load(source.name, tuple(i.substitute(renamed) for i in kernel.w.indices), source.dtype)
+        if (source.name, read, loops, layout) not in self._made:
+            target = Buffer(self._names(f"{source.name}.w"), tuple(n for _, n in loops), source.dtype, layout)
+            self._made[source.name, read, loops, layout] = target.name
+            self.buffers[target.name] = target
+            store = Store(target.name, tuple(renamed[a] for a in axes), read)
+            self._kernels.append(Loops(f"{kernel.name}.pack", loops, (Stage((), (store,)),), scope=kernel.scope))
+        copy = self._made[source.name, read, loops, layout]
+        return replace(kernel, w=replace(kernel.w, buffer=copy, indices=tuple(map(Aff.of, axes))))
 
     def append(self, kernel: Kernel) -> None:
         """The next kernel of the schedule."""
@@ -73,17 +95,14 @@ def repack(schedule: Schedule) -> Schedule:
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
             b = schedule.buffers[kernel.w.buffer]
-            lane, *more = [d for d, i in enumerate(kernel.w.indices) if kernel.lanes in i.axes]
-            if not more and not contiguous(b, lane):
+            if not contiguous(kernel, b):
                 layout = packing(kernel, b.shape)
-                if layout is None and len(b.shape) == 4:
-                    layout = Layout.blocked(4, BLOCK, (lane,))
-                if layout is not None:
-                    kernel = copies.operand(kernel, "w", layout)
+                kernel = copies.operand(kernel, "w", layout) if layout else copies.gathered(kernel)
         copies.append(kernel)
     return copies.result()
 
 
-def contiguous(b: Buffer, dim: int) -> bool:
-    """Whether neighbours along a dimension are neighbours in memory."""
-    return b.layout.order[-1] in ((dim, "inner"), (dim, "whole"))
+def contiguous(kernel: Contraction, b: Buffer) -> bool:
+    """Whether neighbours along the lanes are neighbours in the memory of `w`, which is b."""
+    steps = {d: i.coef(kernel.lanes) for d, i in enumerate(kernel.w.indices) if kernel.lanes in i.axes}
+    return steps == {b.layout.order[-1][0]: 1}

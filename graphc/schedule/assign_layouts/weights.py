@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from graphc.schedule.kernels import Contraction, Kernel, Schedule, accesses, extents
+from graphc.schedule.expr import Aff
+from graphc.schedule.kernels import Contraction, Kernel, Loops, Schedule, accesses, extents
 from graphc.schedule.layout import BLOCK, Layout
 
 from .blocks import FIRST_LAYER, blockable
 
 
-def weight_layouts(schedule: Schedule) -> dict[str, Layout]:
+def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dict[str, Layout]:
     """Packed layouts of stored weights, of the gradients contractions compute for them, and of moments."""
     layouts: dict[str, Layout] = {}
     for kernel in schedule.kernels:
@@ -23,6 +24,7 @@ def weight_layouts(schedule: Schedule) -> dict[str, Layout]:
             stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
             if stored and b.name not in layouts and (layout := packing(kernel, b.shape)):
                 layouts[b.name] = layout
+    layouts |= {n: Layout.blocked(4, BLOCK, (0,)) for n in by_channel(schedule, activations) if n not in layouts}
     for kernel in schedule.kernels:
         layouts |= followers(schedule, kernel, layouts)
     return layouts
@@ -43,6 +45,24 @@ def packing(kernel: Contraction, shape: tuple[int, ...]) -> Layout | None:
     else:
         order = ((o, "outer"), (c, "whole"), *spatial, (o, "inner"))
     return Layout(order, BLOCK)
+
+
+def by_channel(schedule: Schedule, activations: Mapping[str, Layout]) -> list[str]:
+    """Weights of images whose first dimension some kernel without contraction reads by the channel of blocked images,
+    as a depthwise convolution does, and every kernel in whole blocks: vectors along the channels then read them too."""
+    found: dict[str, None] = {}
+    unfit: set[str] = set()
+    for kernel in schedule.kernels:
+        sizes, touched = extents(kernel), accesses(kernel)
+        channels = {at[1] for name, at, _ in touched if name in activations and len(at) == 4} - {Aff()}
+        for name, at, _ in touched:
+            b = schedule.buffers[name]
+            if len(at) == 4 and b.place in ("weight", "state", "const") and name not in schedule.aliased:
+                if not blockable(at[0], sizes):
+                    unfit.add(name)
+                elif isinstance(kernel, Loops) and at[0] in channels:
+                    found[name] = None
+    return [name for name in found if name not in unfit]
 
 
 def followers(schedule: Schedule, kernel: Kernel, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
