@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from graphc.ir import Graph, GraphcError, GraphcTypeError
+from graphc.ir import Graph, GraphcError, GraphcTypeError, GraphcValueError
 from graphc.nn.parameter import Parameter
 from graphc.schedule import Schedule
 
@@ -128,7 +128,8 @@ class CompiledStep:
                 f"{self._now.graph.name}: a training step takes {len(expected)} inputs ({names}), got {len(arrays)}\n"
                 f"  call it as step({names})"
             )
-        if arrays[0].ndim and arrays[0].shape[0] != expected[0].shape[0]:
+        shape = expected[0].shape
+        if arrays[0].ndim == len(shape) and arrays[0].shape[1:] == shape[1:] and arrays[0].shape[0] != shape[0]:
             self._use(int(arrays[0].shape[0]))
         self._check_labels(arrays[-1])
         loss, *outputs = self._now.program(*arrays)
@@ -173,6 +174,8 @@ class CompiledStep:
 
     @lr.setter
     def lr(self, rate: float) -> None:
+        if not isinstance(rate, int | float | np.number | np.ndarray) or not rate >= 0:
+            raise GraphcValueError(f"lr: expected a number from 0, got {rate!r}")
         self.program.write_state("optimizer.lr", np.asarray(rate, np.float32))
 
     def save(self) -> dict[str, np.ndarray]:

@@ -294,6 +294,17 @@ def test_wrong_arrays(program, case):
         assert message in str(caught.value)
 
 
+def test_a_wrong_batch_is_refused_before_a_step_is_compiled_for_it():
+    loss, optimizer = nn.MSELoss(), graphc.optim.SGD()
+    step = graphc.compile_training(nn.Linear(3, 2), (4, 3), loss=loss, optimizer=optimizer, backend="reference")
+    step.prepare = lambda batch: pytest.fail(f"compiles for a batch of {batch}")
+    for shape in ((3,), (2, 4), (2, 3, 1)):
+        with pytest.raises(graphc.GraphcError, match=r"^input: wrong shape\n  expected 4x3"):
+            step(np.zeros(shape, np.float32), np.zeros((4, 2), np.float32))
+    with pytest.raises(graphc.GraphcError, match="lr: expected a number"):
+        step.lr = "fast"
+
+
 def test_wrong_target_is_refused_before_anything_is_compiled():
     loss, optimizer = nn.MSELoss(), graphc.optim.SGD()
     step = graphc.compile_training(nn.Linear(3, 2), (4, 3), loss=loss, optimizer=optimizer, backend="reference")

@@ -137,7 +137,8 @@ class _Argument:
     """Checks and converts one input: calling it gives a contiguous array of the buffer's dtype and shape."""
 
     def __init__(self, b: Buffer):
-        self.name, self.shape, self.dtype = b.name, b.shape, np.dtype(NUMPY[b.dtype])
+        self.title = "input" if b.name == "input" else f"input {b.name}"
+        self.shape, self.dtype = b.shape, np.dtype(NUMPY[b.dtype])
 
     def __call__(self, x: object) -> np.ndarray:
         if type(x) is np.ndarray and x.dtype == self.dtype and x.shape == self.shape and x.flags.c_contiguous:
@@ -145,7 +146,7 @@ class _Argument:
         array = np.asarray(x)
         if array.shape != self.shape:
             raise GraphcValueError(
-                f"input {self.name}: wrong shape\n  expected {dims(self.shape)}, got {dims(array.shape)}\n"
+                f"{self.title}: wrong shape\n  expected {dims(self.shape)}, got {dims(array.shape)}\n"
                 f"  {self._mend(array)}"
             )
         if isinstance(x, int | float) and self.dtype != bool:  # a number takes the input's type
@@ -154,7 +155,7 @@ class _Argument:
             array = self._narrowed(array)
         if array.dtype != self.dtype:
             raise GraphcTypeError(
-                f"input {self.name}: wrong element type\n  expected {self.dtype}, got {array.dtype}\n"
+                f"{self.title}: wrong element type\n  expected {self.dtype}, got {array.dtype}\n"
                 f"  convert it with array.astype(numpy.{self.dtype})"
             )
         return np.ascontiguousarray(array).reshape(self.shape)
@@ -163,14 +164,14 @@ class _Argument:
         limits = np.iinfo(np.int32)
         if labels.size and (labels.min() < limits.min or labels.max() > limits.max):
             raise GraphcValueError(
-                f"input {self.name}: values out of range\n"
+                f"{self.title}: values out of range\n"
                 f"  expected whole numbers that int32 holds, got {labels.min()} to {labels.max()}"
             )
         return labels.astype(np.int32)
 
     def _mend(self, array: np.ndarray) -> str:
         if array.size == np.prod(self.shape):
-            return f"the numbers are as many: array.reshape{self.shape} if their order is right"
+            return f"the numbers are as many: array.reshape({self.shape}), if their order is right"
         if array.shape[1:] == self.shape[1:]:
             return f"the program is compiled for a batch of {self.shape[0]}: fill the array up, or compile for another"
         return "shapes are fixed when a network is compiled: give an array of that shape, or compile for this one"

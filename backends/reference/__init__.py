@@ -49,10 +49,10 @@ def run(
         array = np.asarray(array)
         if not np.can_cast(array.dtype, NUMPY[v.dtype], "same_kind"):
             raise GraphcTypeError(
-                f"input {v.name}: wrong element type\n  expected {NUMPY[v.dtype]}, got {array.dtype}\n"
+                f"{title(v)}: wrong element type\n  expected {NUMPY[v.dtype]}, got {array.dtype}\n"
                 f"  convert it with array.astype(numpy.{NUMPY[v.dtype]})"
             )
-        env[v] = as_type(array, v.type, dtype, v.name)
+        env[v] = as_type(array, v.type, dtype, title(v))
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             try:
@@ -62,6 +62,11 @@ def run(
             for v, array in zip(node.outputs, results, strict=True):
                 env[v] = as_type(np.asarray(array), v.type, dtype, node.op.name)
     return tuple(env[v] for v in graph.outputs), {target.name: env[new] for target, new in graph.updates}
+
+
+def title(v: Value) -> str:
+    """An input as messages call it."""
+    return "input" if v.name == "input" else f"input {v.name}"
 
 
 def place(node) -> tuple[str, str]:

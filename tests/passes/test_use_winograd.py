@@ -1,4 +1,4 @@
-"""Winograd's filtering: which convolutions take it, that it is the same convolution, and how much precision it costs."""
+"""Winograd's filtering: which convolutions take it, that it is the same convolution, and what precision it costs."""
 
 from __future__ import annotations
 
