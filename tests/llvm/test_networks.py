@@ -14,7 +14,7 @@ import graphc
 from graphc import nn
 from graphc.backends import llvm
 from graphc.backends.reference import run
-from graphc.models import get
+from graphc.models import MobileNetV1, UNet, ViT, get
 from graphc.schedule import make_schedule
 
 # The project's bound for every network: 1e-5 of the output's scale, forward and gradients.
@@ -40,6 +40,8 @@ ZOO = [
     ("alexnet", (1, 3, 224, 224), {}),
     ("resnet18", (2, 3, 64, 64), {}),
     ("resnet50", (1, 3, 64, 64), {}),
+    ("mobilenet_v1", (2, 3, 64, 64), {}),
+    ("unet", (1, 1, 64, 64), {}),
 ]
 
 
@@ -56,13 +58,28 @@ def test_zoo_gives_the_reference_numbers(name, shape, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50", "mobilenet_v1", "unet", "vit_s16"])
 def test_zoo_at_full_size(name):
     shape = get(name).input
     net = graphc.compile(get(name).make(), shape)
     x = images(*shape)
     ((want,), _) = run(net.graph, [x])
     close(net(x), want, name)
+
+
+# small relatives of the zoo's networks, so that a training step takes a second or two
+SMALL = {
+    "mobilenet_v1": (lambda: MobileNetV1(classes=5, width=0.25), (6, 3, 64, 64)),
+    "unet": (lambda: nn.Sequential(UNet(width=5, depth=2), Pooled()), (2, 1, 20, 12)),
+    "vit": (lambda: ViT(classes=5, size=24, patch=8, width=24, depth=2, heads=3), (3, 3, 24, 24)),
+}
+
+
+class Pooled(nn.Module):
+    """Scores of each pixel to scores of the image, so that a batch has one label an image."""
+
+    def forward(self, x):
+        return x.mean((2, 3))
 
 
 def step_of(model: nn.Module, shape: tuple[int, ...], optimizer=None, **options):
@@ -89,6 +106,26 @@ def test_training_step_gives_the_reference_numbers(name, shape):
     graphc.seed(0)
     step = step_of(get(name).make(classes=10), shape, graphc.optim.SGD(lr=0.05, momentum=0.9))
     x, labels = images(*shape), np.arange(shape[0], dtype=np.int32) % 10
+    before = step.save()
+    step.program.poison()
+    loss = step(x, labels)
+    outputs, updates = run(step.graph, [x, labels], data=before)
+    assert abs(loss - outputs[0]) <= TOLERANCE * abs(outputs[0])
+    for key, want in updates.items():
+        close(step.program.read_state(key), want, key)
+
+
+@pytest.mark.parametrize("name", [pytest.param("mobilenet_v1", marks=pytest.mark.slow), "unet", "vit"])
+def test_small_relatives_of_the_zoo(name):
+    """The forward pass, and every weight, moment and statistic after one step."""
+    graphc.seed(0)
+    make, shape = SMALL[name]
+    model, x = make(), images(*shape)
+    net = graphc.compile(model, shape)
+    net.program.poison()
+    close(net(x), run(net.graph, [x])[0][0], name)
+    step = step_of(model, shape, graphc.optim.SGD(lr=0.05, momentum=0.9))
+    labels = np.arange(shape[0], dtype=np.int32) % 2
     before = step.save()
     step.program.poison()
     loss = step(x, labels)

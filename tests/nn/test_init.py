@@ -26,6 +26,8 @@ CASES = {
         5 / 3 / math.sqrt(1800),
         None,
     ),
+    # cut at two standard deviations: 1 - 4 phi(2) / (2 Phi(2) - 1) of the variance is left
+    "trunc_normal": (init.trunc_normal(0.0, 0.5, -1.0, 1.0), 0.5 * math.sqrt(0.7737413), 1.0),
     "he is kaiming": (init.he_normal(), math.sqrt(2 / 450), None),
     "glorot is xavier": (init.glorot_uniform(), math.sqrt(2 / 2250), math.sqrt(6 / 2250)),
 }
