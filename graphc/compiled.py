@@ -92,7 +92,7 @@ class CompiledStep:
     """
 
     def __init__(self, make: Callable[[int], tuple], batch: int, parameters: Mapping[str, Parameter]):
-        self._make, self._parameters = make, parameters
+        self._make = make
         self._variants: dict[int, Variant] = {batch: Variant(*make(batch))}
         self._now = self._variants[batch]
         self.outputs: tuple[np.ndarray, ...] = ()
