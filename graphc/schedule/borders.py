@@ -14,6 +14,7 @@ from .flat import ClippedStore, FlatLoops
 from .kernels import Stage, extents
 
 MAX_PIECES = 12
+MAX_UNROLLED = 72  # iterations of unrolled stages in all pieces: a kernel with twice as many compiles for seconds
 UNROLLED = 16  # a stage of at most so many iterations has no loops
 
 
@@ -21,7 +22,8 @@ def find_cuts(
     kernel: FlatLoops, vector: str | None, tile: str | None, rows: tuple[str | None, ...]
 ) -> dict[str, tuple[int, ...]]:
     """For each axis that has a loop, where some guard flips with the axes of unrolled stages at each of their values.
-    With more than `MAX_PIECES` pieces only the interior, where all guards hold, is cut off."""
+    With more than `MAX_PIECES` pieces, or `MAX_UNROLLED` iterations in them, only the interior, where all guards hold,
+    is cut off."""
     sizes = extents(kernel)
     par = tuple(a for a, _ in kernel.par if a not in (vector, tile))
     exact: dict[str, set[int]] = {}
@@ -38,9 +40,11 @@ def find_cuts(
             for found, values in ((exact, unrolled), (interior, False)):
                 found.setdefault(axis, set()).update(_flips(bound, axis, sizes, values))
     cuts = {a: _inside(points, sizes[a]) for a, points in exact.items()}
-    if _count_pieces(par, sizes, cuts) > MAX_PIECES:
+    body = sum(n for s in kernel.stages if (n := math.prod(e for _, e in s.axes)) <= UNROLLED)
+    most = min(MAX_PIECES, max(1, MAX_UNROLLED // max(body, 1)))
+    if _count_pieces(par, sizes, cuts) > most:
         cuts = {a: _ends(_inside(points, sizes[a])) for a, points in interior.items()}
-    while _count_pieces(par, sizes, cuts) > MAX_PIECES:
+    while _count_pieces(par, sizes, cuts) > most:
         cuts[max(par, key=lambda a: len(cuts.get(a, ())))] = ()
     return {a: points for a, points in cuts.items() if points}
 

@@ -112,9 +112,13 @@ class Lowering:
         source = self.sources[v]
         if place == "arena" and source.constant is None and not source.views:
             return source.buffer
-        k = KernelBuilder(self, node, name or "copy")
-        made = self.buffer(name or "copy", v.type, place)
-        at = k.axes(v.shape)
+        return self.copy(source, node, name or "copy", place)
+
+    def copy(self, source: Source, node: Node | None, name: str, place: str = "arena") -> str:
+        """A new buffer that takes what the source reads."""
+        k = KernelBuilder(self, node, name)
+        made = self.buffer(name, source.type, place)
+        at = k.axes(source.type.shape)
         k.store_in(made, at, source.read(at))
         k.finish(at)
         return made
@@ -132,10 +136,15 @@ class Lowering:
     def finish(self) -> Schedule:
         """Outputs and updates as copies (fusion makes most of them vanish), and the schedule."""
         outputs = tuple(self.materialise(v, None, f"out{i}", "output") for i, v in enumerate(self.graph.outputs))
+        changed = {self.sources[target].buffer for target, _ in self.graph.updates}
+        sources = {new: self.sources[new] for _, new in self.graph.updates}
+        for new, source in sources.items():
+            if source.buffer in changed:  # it takes what another leaf holds, which must not have been updated by then
+                sources[new] = Source(new.type, self.copy(source, None, "before"))
         for target, new in self.graph.updates:
             k = KernelBuilder(self, None, f"{target.name}.update")
             at = k.axes(target.shape)
-            k.store_in(self.sources[target].buffer, at, self.sources[new].read(at))
+            k.store_in(self.sources[target].buffer, at, sources[new].read(at))
             k.finish(at)
         return Schedule(
             self.graph.name,

@@ -112,6 +112,7 @@ class _Flattener:
     def __init__(self, kernel: str, buffers: Buffers, splits: Mapping[str, Split], sizes: Extents):
         self.kernel, self.buffers, self.sizes = kernel, buffers, sizes
         self.axes = {s.axis: s.value for s in splits.values()}
+        self.whole = {**sizes, **{s.axis: s.extent for s in splits.values()}}
         self.memo: dict[tuple[E, tuple[Bound, ...], tuple[Bound, ...]], E] = {}
         self.origins: dict[E, set[tuple]] = {}  # flat load -> the logical accesses it stands for
         self.temps: dict[tuple[Bound, str], float] = {}  # what a temp is known to be where the bound fails
@@ -131,7 +132,7 @@ class _Flattener:
         """A store that keeps padding lanes zero and touches nothing else beyond `bounds`."""
         indices = tuple(self.unsplit(i) if isinstance(i, E) else i.substitute(self.axes) for i in out.indices)
         pads = [b for b in bounds if self.vanishes(out.buffer, indices, b)]
-        self.check_padding(out.buffer, indices)
+        self.check_padding(out.buffer, out.indices, indices)
         value = self.expression(self.unsplit(out.expr), bounds)
         beyond = [b for b in pads if not same(known(value, self.zeros(b), b), 0.0)]
         value = guard(value, const(0, value.dtype), tuple(beyond))
@@ -141,18 +142,23 @@ class _Flattener:
         clip = tuple(b for b in bounds if b not in pads and not self.scratch(out.buffer))
         return ClippedStore(out.buffer, (at,), value, clip) if clip else Store(out.buffer, (at,), value)
 
-    def check_padding(self, name: str, indices: tuple[Aff | E, ...]) -> None:
-        """Whoever stores the last element of a blocked dimension also stores the padding lanes behind it."""
+    def check_padding(self, name: str, logical: tuple[Aff | E, ...], indices: tuple[Aff | E, ...]) -> None:
+        """Whoever stores the last element of a blocked dimension also stores the padding lanes behind it. `logical`:
+        the indices before axes were split, which reach no further than the kernel's own points."""
         buffer = self.buffers[name]
         for dim in buffer.layout.blocked_dims:
             size, index = buffer.shape[dim], indices[dim]
-            if size % buffer.layout.block and (isinstance(index, E) or index.range(self.sizes)[1] == size - 1):
+            if size % buffer.layout.block and (isinstance(index, E) or self.ends(logical[dim], index, size)):
                 raise ValueError(
                     f"kernel {self.kernel}: store to %{name} reaches its last channel, but index {index} of "
                     f"dimension {dim} cannot reach the padding lanes behind it\n"
                     f"  its shape is {buffer.shape} with layout {buffer.layout}\n"
                     f"  begin the index at a multiple of {buffer.layout.block}, or give the buffer a plain layout"
                 )
+
+    def ends(self, logical: Aff, index: Aff, size: int) -> bool:
+        """Whether an index reaches the last element, and nothing behind it."""
+        return logical.range(self.whole)[1] == index.range(self.sizes)[1] == size - 1
 
     def unsplit(self, e: E) -> E:
         return substitute_axes(e, self.axes)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from graphc.backends.reference import run
+from graphc.ir import TensorType
+from graphc.ops import graph_of, leaf
 from graphc.schedule import PIPELINE, assign_layouts, lower, make_schedule, order, plan_memory, show
 from graphc.schedule.kernels import Contraction, Loops
 
@@ -76,3 +78,12 @@ def test_kernels_keep_the_rules_of_the_language(graph):
                         in_place = schedule.buffers[e.attr[0]].place == "state"
                         assert e.attr[0] not in stored or (in_place and stored[e.attr[0]] == e.attr[1])
             assert len(set(names)) == len(names)
+
+
+def test_updates_that_trade_places_take_what_was_there_before():
+    """a <- b, b <- a, c <- a: every new value is the old one of its source."""
+    a, b, c = (leaf("state", n, TensorType("f32", (5,)), np.full(5, i, np.float32)) for i, n in enumerate("abc"))
+    graph = graph_of("trade", [a.sum()], updates=[(a, b), (b, a), (c, a)])
+    for schedule in (plan_memory(lower(graph)), make_schedule(graph)):
+        _, state = run_schedule(schedule)
+        assert [state[n][0] for n in "abc"] == [1, 0, 0]

@@ -1,4 +1,4 @@
-"""Activations: two labels, blocked (NCHW16c; rows padded to the block for matrices) and plain, by a minimum cut.
+"""Activations: two labels, blocked (NCHW16c; C16c panels for matrices) and plain, by a minimum cut.
 
 Contractions prefer blocked operands and results, kernels without contractions tie their buffers together, what the
 caller holds is pinned plain. What the cut costs is what mixed layouts would cost in bytes moved (minimum cuts for such
@@ -19,6 +19,9 @@ from graphc.schedule.layout import BLOCK, Buffer, Layout
 from .blocks import FIRST_LAYER, blockable, fills_padding
 
 PREFERENCE = 8.0  # a contraction on the other layout costs about so many passes over the operand
+# Panels of 16 columns, each with all rows in a row: a product that reads a column of the matrix stays within few pages,
+# where rows a power of two apart would meet in few sets of the cache.
+BLOCKS = {2: Layout(((1, "outer"), (0, "whole"), (1, "inner")), BLOCK), 4: Layout.blocked(4, BLOCK)}
 BLOCKED, PLAIN = True, False  # the ends of the cut; the names of buffers are strings
 
 
@@ -26,7 +29,7 @@ def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
     """Layouts of activations that are not plain."""
     buffers = schedule.buffers.items()
     tensors = {n: b for n, b in buffers if len(b.shape) in (2, 4) and b.place not in ("weight", "const")}
-    layouts = {n: Layout.blocked(len(tensors[n].shape), BLOCK) for n in blocked_side(schedule, tensors)}
+    layouts = {n: BLOCKS[len(tensors[n].shape)] for n in blocked_side(schedule, tensors)}
     return layouts | vector_layouts(schedule, [b for n, b in buffers if n not in layouts])
 
 

@@ -1,33 +1,72 @@
-"""Halos: margins of zeros around what contractions read with padding, and the kernels that zero them."""
+"""Halos: margins of zeros around what contractions and loops read with padding, and the kernels that zero them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from graphc.schedule.expr import Aff, const
-from graphc.schedule.kernels import Axis, AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, extents, writes
+from graphc.schedule.expr import Aff, E, Extents, const, walk
+from graphc.schedule.kernels import (
+    Axis,
+    AxisNames,
+    Contraction,
+    Kernel,
+    Loops,
+    Schedule,
+    Stage,
+    Store,
+    expressions,
+    extents,
+    writes,
+)
 from graphc.schedule.layout import Buffer
 
+WIDEST = 8  # a wider margin would cost more memory than its guard costs time
 Margins = dict[int, tuple[int, int]]  # dimension: elements before it, elements behind it
 
 
 def margins(kernel: Contraction, b: Buffer) -> Margins:
     """How far the contraction reads before and behind each dimension of its broadcast operand."""
-    sizes, out = extents(kernel), {}
-    for d, (index, size) in enumerate(zip(kernel.x.indices, b.shape, strict=True)):
-        lo, hi = index.range(sizes)
+    return reach(kernel.x.indices, b, extents(kernel))
+
+
+def reach(indices: tuple[Aff | E, ...], b: Buffer, sizes: Extents) -> Margins:
+    """How far indices leave the shape of a buffer."""
+    found = {}
+    for d, (index, size) in enumerate(zip(indices, b.shape, strict=True)):
+        lo, hi = index.range(sizes) if isinstance(index, Aff) else (0, 0)
         if lo < 0 or hi >= size:
-            out[d] = (max(-lo, 0), max(hi - size + 1, 0))
-    return out
+            found[d] = (max(-lo, 0), max(hi - size + 1, 0))
+    return found
+
+
+def guarded_margins(kernel: Loops, schedule: Schedule) -> Iterator[tuple[str, Margins]]:
+    """The same of loads in loops behind guards that give 0 outside: a halo makes such a guard, and the code for every
+    piece of the border, superfluous."""
+    sizes = extents(kernel)
+    for e in walk(*expressions(kernel)):
+        if e.op != "guard" or e.args[0].op != "load" or e.args[1] != const(0.0):
+            continue
+        name, indices = e.args[0].attr
+        b = schedule.buffers[name]
+        if b.place != "arena" or name in schedule.aliased or len(b.shape) != 4:
+            continue
+        found = reach(indices, b, sizes)
+        if max((n for pair in found.values() for n in pair), default=0) <= WIDEST:
+            yield name, found
 
 
 def widen_halos(schedule: Schedule) -> Schedule:
-    """Every broadcast operand gets the widest margin that any contraction reads."""
+    """Every tensor gets the widest margin that any of its readers with padding takes."""
     halos: dict[str, Margins] = {}
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
-            widest = halos.setdefault(kernel.x.buffer, {})
-            for d, (lo, hi) in margins(kernel, schedule.buffers[kernel.x.buffer]).items():
+            needed = [(kernel.x.buffer, margins(kernel, schedule.buffers[kernel.x.buffer]))]
+        else:
+            needed = list(guarded_margins(kernel, schedule))
+        for name, sides in needed:
+            widest = halos.setdefault(name, {})
+            for d, (lo, hi) in sides.items():
                 before, behind = widest.get(d, (0, 0))
                 widest[d] = (max(lo, before), max(hi, behind))
     buffers = dict(schedule.buffers)

@@ -36,9 +36,14 @@ def packing(kernel: Contraction, shape: tuple[int, ...]) -> Layout | None:
     one dimension, or along one of an image."""
     sizes = extents(kernel)
     lane = [d for d, i in enumerate(kernel.w.indices) if kernel.lanes in i.axes]
-    if len(lane) != 1 or len(shape) not in (2, 4) or lane[0] > 1 or not blockable(kernel.w.indices[lane[0]], sizes):
+    if len(lane) != 1 or len(shape) not in (2, 3, 4) or not blockable(kernel.w.indices[lane[0]], sizes):
         return None
+    if len(shape) == 3:  # a batch of matrices
+        (o,), order = lane, ((0, "whole"), (lane[0], "outer"), (3 - lane[0], "whole"), (lane[0], "inner"))
+        return Layout(order, BLOCK) if o else None
     o, c = lane[0], 1 - lane[0]
+    if o > 1:
+        return None
     spatial = tuple((d, "whole") for d in range(2, len(shape)))
     if len(shape) == 4 and shape[c] >= FIRST_LAYER and blockable(kernel.w.indices[c], sizes):
         order = ((o, "outer"), (c, "outer"), *spatial, (c, "inner"), (o, "inner"))
