@@ -18,7 +18,8 @@ from graphc import __version__, commands
 from graphc.ir import GraphcError
 from graphc.train import demo
 
-MODEL = "name of the zoo (mlp, lenet5, alexnet, vgg16, resnet18, resnet50), or file.py:Class"
+ZOO = "mlp, lenet5, alexnet, vgg16, resnet18, resnet50, mobilenet_v1, unet, vit_s16"
+MODEL = f"name of the zoo ({ZOO}), or file.py:Class"
 WEIGHTS = f"safetensors file, or `{commands.INITIAL}` for the untrained weights"
 
 

@@ -4,14 +4,22 @@ from graphc import nn
 from graphc.nn.functional import concat
 
 
-def double(inputs: int, outputs: int) -> nn.Sequential:
+def double(inputs: int, outputs: int) -> list[nn.Module]:
     """Two 3x3 convolutions that keep the extents."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.ReLU(),
-    )
+    first, second = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+    return [first, nn.ReLU(), second, nn.ReLU()]
+
+
+class Up(nn.Module):
+    """An image at half the size, grown to the size of the one seen on the way down and joined with it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.grow = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.conv = nn.Sequential(*double(2 * width, width))
+
+    def forward(self, x, seen):
+        return self.conv(concat([seen, self.grow(x)], 1))
 
 
 class UNet(nn.Module):
@@ -20,23 +28,21 @@ class UNet(nn.Module):
 
     def __init__(self, classes: int = 2, in_channels: int = 1, width: int = 32, depth: int = 4):
         super().__init__()
-        widths = [width << level for level in range(depth + 1)]
-        self.down = nn.ModuleList(double(i, o) for i, o in zip([in_channels, *widths], widths[:-1], strict=False))
-        self.pool = nn.MaxPool2d(2)
-        self.bottom = double(widths[-2], widths[-1])
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
-        self.up = nn.ModuleList(double(2 * w, w) for w in reversed(widths[:-1]))
+        widths = [width << level for level in range(depth)]
+        self.down = nn.ModuleList([nn.Sequential(*double(in_channels, width))])
+        self.down.extend(nn.Sequential(nn.MaxPool2d(2), *double(w, 2 * w)) for w in widths)
+        self.up = nn.ModuleList(Up(w) for w in reversed(widths))
         self.head = nn.Conv2d(width, classes, 1)
         self.apply(initialise)
 
     def forward(self, x):
         seen = []
         for block in self.down:
-            seen.append(block(x))
-            x = self.pool(seen[-1])
-        x = self.bottom(x)
-        for grow, block in zip(self.grow, self.up, strict=True):
-            x = block(concat([seen.pop(), grow(x)], 1))
+            x = block(x)
+            seen.append(x)
+        seen.pop()
+        for block in self.up:
+            x = block(x, seen.pop())
         return self.head(x)
 
 

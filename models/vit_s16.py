@@ -29,8 +29,7 @@ class Attention(nn.Module):
 
     def forward(self, x):
         n, length, width = x.shape
-        parts = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
-        q, k, v = (parts[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
         return self.proj(scaled_dot_product_attention(q, k, v).transpose(0, 2, 1, 3).reshape(n, length, width))
 
 
