@@ -47,6 +47,15 @@ def _machine(target: Target) -> llvm.TargetMachine:
     return made.create_target_machine(target.cpu, target.features, opt=3, reloc="pic", codemodel="small")
 
 
+@lru_cache
+def _unlocked(name: str):
+    """A function of LLVM without llvmlite's lock, which lets one thread at a time into any part of LLVM. Machines and
+    contexts are not shared between threads here, which is all that LLVM asks for."""
+    locked, free = getattr(ffi.lib, name), CDLL(ffi.lib._name)[name]
+    free.argtypes, free.restype = locked.argtypes, locked.restype
+    return free
+
+
 def _optimised(module: ir.Module | str, target: Target, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     parsed = llvm.parse_assembly(str(module), llvm.create_context())  # contexts share nothing, so threads need no turns
     parsed.triple = target.triple
@@ -56,18 +65,8 @@ def _optimised(module: ir.Module | str, target: Target, machine: llvm.TargetMach
     passes = llvm.create_new_module_pass_manager()
     for name in PASSES:
         getattr(passes, f"add_{name}_pass")()
-    passes.run(parsed, builder)
+    _unlocked("LLVMPY_RunNewModulePassManager")(passes, parsed, builder)
     return parsed
-
-
-@lru_cache(maxsize=1)
-def _emit_to_memory():
-    """LLVM's code generator without llvmlite's lock, which lets one thread at a time into any part of LLVM. Machines
-    and contexts are not shared between threads here, which is all that LLVM asks for."""
-    locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
-    free = CDLL(ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
-    free.argtypes, free.restype = locked.argtypes, locked.restype
-    return free
 
 
 def compile_object(module: ir.Module | str, target: Target) -> bytes:
@@ -75,7 +74,7 @@ def compile_object(module: ir.Module | str, target: Target) -> bytes:
     machine = _machine(target)
     optimised = _optimised(module, target, machine)
     with ffi.OutputString() as error:
-        buffer = _emit_to_memory()(machine, optimised, 1, error)
+        buffer = _unlocked("LLVMPY_TargetMachineEmitToMemory")(machine, optimised, 1, error)
         if not buffer:
             raise RuntimeError(str(error))
     try:
