@@ -7,11 +7,13 @@ while the threads that one program leaves spinning for its next call do not take
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
 import statistics
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -81,10 +83,11 @@ def pin(available: Sequence[int], threads: int) -> None:
 
 
 def machine() -> dict[str, str]:
-    """CPU, system, load of the last minute and versions, for the foot of a table."""
+    """Date, CPU, system, load of the last minute and versions, for the foot of a table."""
     cpu = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    facts = {"cpu": names[0] if names else platform.machine(), "system": platform.platform(terse=True)}
+    today = datetime.date.today().isoformat()
+    facts = {"date": today, "cpu": names[0] if names else platform.machine(), "system": platform.platform(terse=True)}
     facts["load"] = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     facts["python"] = platform.python_version()
     for package in PACKAGES:
@@ -102,6 +105,8 @@ def show(title: str, rows: Sequence[Mapping[str, object]], as_json: bool, notes:
         facts = {"benchmark": title, "rows": list(rows), "notes": list(notes), "machine": machine()}
         print(json.dumps(facts, indent=2))
         return
+    if not rows:
+        sys.exit("\n".join([f"{title}: no figures", *notes]))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping)]
     for column in columns:
@@ -130,6 +135,22 @@ def ms(timing: Timing) -> float:
 def detail(timing: Timing) -> dict[str, float]:
     """All of a timing, ms."""
     return {"median": ms(timing), "p10": timing.low * 1e3, "p90": timing.high * 1e3, "runs": timing.runs}
+
+
+def attempted(
+    names: Sequence[str], compare: Callable[[str], Mapping[str, object]], notes: list[str]
+) -> tuple[list[Mapping[str, object]], list[str]]:
+    """The rows of those names for which there are some, and the names that failed, with the reasons in `notes`: one
+    network that does not compile or whose answers differ must not take the others' figures with it."""
+    rows, failed = [], []
+    for name in names:
+        try:
+            rows.append(compare(name))
+        except Exception as error:
+            traceback.print_exc()
+            notes.append(f"{name} FAILED with {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            failed.append(name)
+    return rows, failed
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -100,6 +100,26 @@ def test_timing():
     assert (timing.median, timing.low, timing.high, timing.runs) == (50.5, 11, 90, 100)
 
 
+def test_a_failure_leaves_the_other_rows():
+    notes = []
+    rows, failed = benchmark("measure").attempted(["a", "b"], lambda name: {"a": {"row": name}}[name], notes)
+    assert rows == [{"row": "a"}] and failed == ["b"]
+    assert notes == ["b FAILED with KeyError: 'b'"]
+
+
+def test_page_shows_runs_side_by_side_and_losses_bold():
+    def result(ours: float) -> dict:
+        row = {"model": "lenet5", "GMAC": 0.0065, "graphc_ms": ours, "GFLOP/s": 60.0, "%_peak": 70.0}
+        peers = {"onnxruntime": 2.0, "MNN": None, "best_peer": "onnxruntime", "ratio": ours / 2.0}
+        return {"rows": [row | peers], "notes": ["MNN takes no part"], "machine": {"cpu": "c", "load": "0.1"}}
+
+    page = benchmark("report").page({"inference-2": [result(1.0), result(3.0)]})
+    assert "## Inference, 2 threads" in page
+    assert "| lenet5 | 0.0065 | 60 / 60 | 70 / 70 | 1 / 3 | 2 |  | onnxruntime | 0.50 / **1.50** |" in page
+    assert "Geometric mean of the ratios: 0.50 / **1.50**." in page
+    assert page.count("- MNN takes no part") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
