@@ -7,6 +7,7 @@ that runs is the one an executable links.
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Iterator, Mapping
 from threading import Lock
@@ -28,6 +29,18 @@ RUN = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5, ctypes.c_int)
 CLOSE = ctypes.CFUNCTYPE(None)
 PREFIX = "graphc"
 HEAD = object.__basicsize__
+
+
+_programs: weakref.WeakSet[LlvmProgram] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    """After a fork: a call that another thread was in will never return here, so its lock is nobody's."""
+    for program in _programs:
+        program._unlock()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class LlvmProgram:
@@ -66,7 +79,8 @@ class LlvmProgram:
         self._inputs = tuple(_Argument(schedule.buffers[n]) for n in schedule.inputs)
         self._outputs = tuple((b.shape, NUMPY[b.dtype]) for b in (schedule.buffers[n] for n in schedule.outputs))
         self._stored = image.state_buffers(schedule)
-        self._lock = Lock()
+        self._unlock()
+        _programs.add(self)
         self._in = (ctypes.c_void_p * len(schedule.inputs))()
         self._out = (ctypes.c_void_p * len(schedule.outputs))()
         self._fixed = (self.weights.ctypes.data, ctypes.addressof(self._in), ctypes.addressof(self._out),
@@ -76,6 +90,9 @@ class LlvmProgram:
     def making(self) -> str:
         """What compiling it took, as a line."""
         return str(self.objects)
+
+    def _unlock(self) -> None:
+        self._lock = Lock()
 
     @property
     def state(self) -> np.ndarray:

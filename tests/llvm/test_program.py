@@ -4,7 +4,9 @@ import gc
 import itertools
 import os
 import re
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -104,6 +106,33 @@ def test_calls_from_several_threads_take_turns():
     for caller in callers:
         caller.join()
     assert not errors
+
+
+def test_a_child_runs_what_another_thread_of_its_parent_was_in():
+    made, ended = program(chain(LARGE), threads=2), threading.Event()
+    x = np.zeros(LARGE, np.float32)
+
+    def work():
+        while not ended.is_set():
+            made(x)
+
+    caller = threading.Thread(target=work)
+    caller.start()
+    try:
+        for _ in range(5):  # nearly every fork meets a call
+            child = os.fork()
+            if not child:
+                os._exit(0 if (made(x)[0] == 3).all() else 1)
+            until = time.monotonic() + 20
+            while not (found := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
+                time.sleep(0.01)
+            if not found[0]:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            assert found == (child, 0)
+    finally:
+        ended.set()
+        caller.join()
 
 
 def test_threads_end_with_the_program():

@@ -12,6 +12,7 @@ import graphc
 from graphc import nn, optim
 from graphc.backends.llvm import program as llvm_program
 from graphc.backends.llvm import target
+from graphc.backends.llvm.assemble import assemble
 from graphc.backends.reference import run
 from graphc.driver import traced_graph, training_graph
 from graphc.ir import GraphcError, array_of
@@ -294,3 +295,34 @@ def test_an_update_reads_what_was_before_its_stores():
     *_, state = same_bits(make_schedule(graph), [inputs], list(want))
     for a, b in zip(state, want.values(), strict=True):
         assert error(a, b) < 1e-6  # one sum of three products
+
+
+class Repeated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(17, 8, 1)
+
+    def forward(self, x):
+        y = self.conv(x.relu())
+        z = graphc.concat([y, y, y], 1)
+        return z.tanh() * 2.0, z.sigmoid()
+
+
+def test_channels_stored_in_the_middle_of_a_block():
+    # eight channels at 0, 8 and 16 of 24: with the padding lanes that only the last of them reaches, the second seemed
+    # to end where the buffer does, and was refused
+    graphc.seed(0)
+    graph = run_passes(traced_graph(Repeated(), (4, 17, 1, 1)), INFERENCE)
+    inputs = [np.random.default_rng(0).normal(size=(4, 17, 1, 1)).astype(np.float32)]
+    want, _ = run(graph, inputs)
+    (got, _) = same_bits(make_schedule(graph), [inputs])
+    for a, b in zip(got, want, strict=True):
+        assert error(a, b) < 1e-6
+
+
+@pytest.mark.parametrize("kernel, padding, size", [(4, 2, 4), (3, 1, 3)])
+def test_borders_of_small_images_do_not_swell_the_code(kernel, padding, size):
+    # every border cut off and unrolled, the first of these had 700 kB of code and took seconds to compile
+    graph = run_passes(traced_graph(nn.Conv2d(65, 65, kernel, 2, padding, groups=65), (2, 65, size, size)), INFERENCE)
+    schedule = make_schedule(graph)
+    assert len(str(assemble(schedule, target.x86_64_v3(), "net"))) < 600_000
