@@ -50,8 +50,12 @@ def _machine(target: Target) -> llvm.TargetMachine:
 @lru_cache
 def _unlocked(name: str):
     """A function of LLVM without llvmlite's lock, which lets one thread at a time into any part of LLVM. Machines and
-    contexts are not shared between threads here, which is all that LLVM asks for."""
-    locked, free = getattr(ffi.lib, name), CDLL(ffi.lib._name)[name]
+    contexts are not shared between threads here, which is all that LLVM asks for. Where llvmlite does not say where its
+    library lies, threads take turns."""
+    locked, library = getattr(ffi.lib, name), getattr(ffi.lib, "_name", None)
+    if library is None:
+        return locked
+    free = CDLL(library)[name]
     free.argtypes, free.restype = locked.argtypes, locked.restype
     return free
 
