@@ -6,6 +6,7 @@ Enters: source and object files in a folder. Leaves: one stripped static executa
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import platform
@@ -18,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from graphc.ir import GraphcError, GraphcValueError
 
 C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-pie", "-pthread")
+_LOCK = Lock()
 ZIG_ARCH = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 INSTALL = 'pip install "graphc-compiler[toolchain]"  (or install a C compiler: cc, gcc or clang)'
 
@@ -104,10 +107,40 @@ def link(toolchain: Toolchain, files: Sequence[str], folder: Path, output: str) 
     _call(toolchain, [*files, "-static", "-no-pie", "-s", "-o", output], folder)
 
 
+def environment(toolchain: Toolchain) -> dict[str, str]:
+    """The environment a toolchain runs in. zig keeps the C library, which it compiles once, in the user's cache folder;
+    where that cannot be written it gets a folder that lasts as long as this process."""
+    if toolchain.name != "zig" or "ZIG_GLOBAL_CACHE_DIR" in os.environ or _has_cache():
+        return dict(os.environ)
+    with _LOCK:  # several compilers start at the same time, and share it
+        return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": _passing_cache()}
+
+
+def _has_cache() -> bool:
+    home = os.environ.get("HOME")
+    root = os.environ.get("XDG_CACHE_HOME") or (home and os.path.join(home, ".cache"))
+    if not root:
+        return False
+    folder = os.path.join(root, "zig")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+@lru_cache
+def _passing_cache() -> str:
+    folder = tempfile.mkdtemp(prefix="graphc-zig-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def _call(toolchain: Toolchain, arguments: Sequence[str], folder: Path) -> None:
     command = [*toolchain.command, *C_FLAGS, *arguments]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False,
+                              env=environment(toolchain))  # fmt: skip
     except OSError as error:
         raise BuildError(f"the linker {toolchain.command[0]} does not start: {error.strerror}\n  {INSTALL}") from error
     if done.returncode != 0:

@@ -479,6 +479,20 @@ def test_npy_reaches_numpy_through_a_pipe(tiny):
 
 
 @pytest.mark.slow
+def test_zig_gets_a_cache_where_the_users_cannot_be_written(tmp_path, monkeypatch):
+    zig, cc = toolchain.Toolchain("zig", ()), toolchain.Toolchain("cc", ())
+    for name in ("XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "ZIG_GLOBAL_CACHE_DIR" not in toolchain.environment(zig)
+    (tmp_path / "file").touch()
+    for home in ("", str(tmp_path / "file")):  # a file can hold no folder, not even root's
+        monkeypatch.setenv("HOME", home)
+        cache = toolchain.environment(zig)["ZIG_GLOBAL_CACHE_DIR"]
+        assert Path(cache).is_dir() and toolchain.environment(zig)["ZIG_GLOBAL_CACHE_DIR"] == cache
+    assert "ZIG_GLOBAL_CACHE_DIR" not in toolchain.environment(cc)
+
+
 def test_zig_links_it_too(tiny_parts, tmp_path):
     pytest.importorskip("ziglang")
     executable.build("by_zig", tiny_parts, cc="zig")
