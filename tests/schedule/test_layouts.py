@@ -12,7 +12,7 @@ from graphc.schedule.assign_layouts.blocks import blockable
 from graphc.schedule.assign_layouts.halos import border_kernel
 from graphc.schedule.expr import Aff
 from graphc.schedule.interpret import run_kernel
-from graphc.schedule.kernels import Loops
+from graphc.schedule.kernels import Contraction, Loops
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 from graphc.schedule.normal import flatten, flatten_contraction
 
@@ -128,3 +128,30 @@ def test_every_kernel_of_a_training_step_flattens():
     schedule = make_schedule(training(model, (2, 3, 4, 4), graphc.optim.Adam()))
     for kernel in schedule.kernels:
         (flatten if isinstance(kernel, Loops) else flatten_contraction)(kernel, schedule.buffers)
+
+
+def test_depthwise_weights_lie_in_blocks_of_channels():
+    model = nn.Sequential(nn.Conv2d(16, 20, 1), nn.Conv2d(20, 20, 3, groups=20, bias=False), nn.Conv2d(20, 16, 1))
+    found = layouts(make_schedule(inference(model, (1, 16, 8, 8))))
+    assert found["1.weight"] == "NCHW16n"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_keys_of_attention_are_copied_and_scores_stay_plain(batch):
+    """Keys lie along the wrong axis, so they are copied, the heads that number the products are not blocked, and no
+    product falls back to loops."""
+
+    class Attention(nn.Module):
+        def forward(self, x):
+            q, k, v = x.reshape(batch, 9, 3, 2, 16).transpose(2, 0, 3, 1, 4)
+            return nn.functional.scaled_dot_product_attention(q, k, v) * 2.0
+
+    schedule = make_schedule(inference(nn.Sequential(nn.Linear(7, 96), Attention()), (batch, 9, 7)))
+    assert copies(schedule) == ["1.matmul.pack"]
+    products = [k for k in schedule.kernels if isinstance(k, Contraction) and k.scope == "1"]
+    assert len(products) == 2
+    for k in products:
+        w = schedule.buffers[k.w.buffer]
+        (lane,) = (d for d, i in enumerate(k.w.indices) if k.lanes in i.axes)
+        assert w.layout.order[-1][0] == lane
+        assert all("16c" not in str(schedule.buffers[s.buffer].layout) for s in k.stores)
