@@ -95,14 +95,17 @@ class E:
     | select | condition, then, else | |
     | cast | x | |
     | the arithmetic primitives in `UNARY`, `BINARY` | x [, y] | |
+
+    `depth` counts the nodes on the longest way to a leaf.
     """
 
-    __slots__ = ("__weakref__", "args", "attr", "dtype", "op")
+    __slots__ = ("__weakref__", "args", "attr", "depth", "dtype", "op")
 
     op: str
     args: tuple[E, ...]
     attr: object
     dtype: str
+    depth: int
 
     def __new__(cls, op: str, args: tuple[E, ...] = (), attr: object = None, dtype: str = "f32") -> E:
         # repr separates 0.0 from -0.0 and 1 from 1.0, which are equal as dictionary keys
@@ -110,7 +113,9 @@ class E:
         node = _interned.get(key)
         if node is None:
             node = object.__new__(cls)
-            for name, value in zip(("op", "args", "attr", "dtype"), (op, args, attr, dtype), strict=True):
+            depth = 1 + max((a.depth for a in args), default=0)
+            values = (op, args, attr, dtype, depth)
+            for name, value in zip(("op", "args", "attr", "dtype", "depth"), values, strict=True):
                 object.__setattr__(node, name, value)
             _interned[key] = node
         return node

@@ -10,7 +10,8 @@ from graphc.ops.contraction import Conv2d, MatMul
 from graphc.ops.norm import Softmax
 from graphc.ops.window import MaxPool2d
 from graphc.schedule import fuse, lower
-from graphc.schedule.kernels import Contraction
+from graphc.schedule.fusion.state import DEPTH
+from graphc.schedule.kernels import Contraction, expressions
 from graphc.schedule.text import show_kernel
 
 
@@ -102,3 +103,12 @@ def test_reductions_over_one_tensor_share_a_pass():
     x = input((8, 16, 4, 4), "x")
     kernels = fused(x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))).kernels
     assert len(kernels) == 1
+
+
+def test_a_long_chain_is_cut_before_its_expression_gets_too_deep():
+    x = y = input((2, 33), "x")
+    for _ in range(400):
+        y = (x + y).tanh()
+    kernels = fused(y).kernels
+    assert max(e.depth for k in kernels for e in expressions(k)) <= DEPTH
+    assert len(kernels) <= 12  # 800 nodes

@@ -65,7 +65,7 @@ def _inline(fusion: Fusion, name: str, wanted: Callable[[Loops, list[Kernel], bo
         return substitute_axes(store.expr, {a: i for a, i in zip(axes, indices, strict=True) if a})
 
     merged = {c: replace(r, stages=replace_loads(r.stages, value)) for c, r in zip(numbers, readers, strict=True)}
-    if all(map(fusion.in_place, merged.values())):
+    if all(map(fusion.allows, merged.values())):
         fusion.merge(p, merged)
 
 

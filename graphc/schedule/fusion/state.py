@@ -10,7 +10,9 @@ from functools import wraps
 
 from graphc.ir.lazy import networkx as nx
 from graphc.schedule.dependences import dependences
-from graphc.schedule.kernels import Kernel, Schedule, reads, stores, writes
+from graphc.schedule.kernels import Kernel, Schedule, expressions, reads, stores, writes
+
+DEPTH = 100  # of an expression: those who walk one recurse, and take about three frames a node
 
 
 class Fusion:
@@ -99,6 +101,11 @@ class Fusion:
         ]
         return not any(nx.has_path(self.dag, k, second) for k in overwriters)
 
+    def allows(self, kernel: Kernel) -> bool:
+        """Whether a kernel that a rule made may be: it works in place, and its expressions are shallow enough to be
+        walked."""
+        return self.in_place(kernel) and max(e.depth for e in expressions(kernel)) <= DEPTH
+
     def in_place(self, kernel: Kernel) -> bool:
         """Whether what the kernel changes for good (weights, state) is read at the very element it writes, so that no
         point of its parallel axes sees what another has changed; and whether it knows all it writes by one name."""
@@ -124,7 +131,7 @@ def each_consumer(merged: Callable[[Fusion, str, int, int], Kernel | None]) -> R
                 return
             (producer,) = fusion.writers[name]  # the consumer before, where the two have become one
             kernel = merged(fusion, name, producer, consumer)
-            if kernel and fusion.in_place(kernel) and fusion.convex(producer, consumer):
+            if kernel and fusion.allows(kernel) and fusion.convex(producer, consumer):
                 fusion.merge(producer, {consumer: kernel})
 
     return rule
