@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from graphc.ir import NUMPY, Graph, GraphcError, TensorType, dims
+from graphc.ir import NUMPY, Graph, GraphcError, TensorType, Value, dims
 from graphc.ops import Tensor, graph_of, leaf, lift
+from graphc.ops.shape import Constant
 
 
 class Optimizer(Protocol):
@@ -58,6 +59,12 @@ class StateMaker:
         self.updates[name] = new
 
 
+def is_zero(graph: Graph, gradient: Value) -> bool:
+    """Whether a gradient is the constant 0 that `build_backward` gives where nothing flows."""
+    node = graph.producer.get(gradient)
+    return node is not None and isinstance(node.op, Constant) and node.op.scalar == 0.0
+
+
 def build_update(graph: Graph, optimizer: Optimizer) -> Graph:
     """The training step: the trailing outputs, one gradient for each trainable weight in order, become updates."""
     env = lift(graph)
@@ -74,6 +81,8 @@ def build_update(graph: Graph, optimizer: Optimizer) -> Graph:
     updates: dict[str, Tensor] = {}
     new_weights = []
     for weight, g in zip(weights, gradients, strict=True):
+        if is_zero(graph, g):  # the loss does not depend on it: as in PyTorch, it is not even decayed
+            continue
         new = optimizer.update(weight.name, env[weight], env[g], StateMaker(weight.name, leaves, updates))
         if new.type != weight.type:
             raise GraphcError(f"the optimizer made {dims(new.shape)} of weight {weight.name}, {dims(weight.shape)}")

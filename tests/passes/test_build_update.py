@@ -80,3 +80,12 @@ def test_mistakes_of_an_optimizer_are_told():
         build_update(graph, Careless())
     with pytest.raises(GraphcError, match=r"%optimizer.a.momentum is set but was never asked for"):
         build_update(graph, Forgetful())
+
+
+def test_a_weight_that_the_loss_does_not_read_stays():
+    """PyTorch leaves a parameter without gradient alone; weight decay must not shrink it."""
+    x, w = ops.input((3,), "x"), ops.leaf("weight", "w", TensorType("f32", (3,)), np.ones(3), True)
+    idle = ops.leaf("weight", "idle", TensorType("f32", (2,)), np.ones(2), True)
+    graph = ops.graph_of("net", [(x * w).sum()], [x], leaves=[w, idle])
+    step = build_update(build_backward(graph), Momentum())
+    assert [target.name for target, _ in step.updates if not target.name.startswith("optimizer.")] == ["w"]
