@@ -32,7 +32,9 @@ INTRODUCTION = """# Performance
 Written by `python -m benchmarks.report`; nothing here is typed by hand. All programs of a row ran in one process, in
 turn, pinned to the same cores, in float32, on the same weights, and their outputs or losses were compared. Times are
 medians; a ratio is graphc's time over the best peer's in the same run, so below 1 graphc is faster, and **bold** ratios
-are those that graphc loses. Where figures stand side by side they are of separate runs, one after the other.
+are those that graphc loses. Where figures stand side by side they are of separate runs, one after the other. GFLOP/s
+and shares of the peak count the multiply-adds of the network as written: Winograd convolutions need fewer of them, and
+may pass 100 %.
 """
 PEERS_ARE = """
 Peers: onnxruntime, OpenVINO and MNN read one ONNX file. PyTorch runs as eager, as NHWC (eager, weights and images
