@@ -174,9 +174,12 @@ def programs(schedule):
 
 
 def error(got, want) -> float:
-    """The greatest difference, relative to the scale of `want`; below 1e-3 a scale comes from cancellation."""
+    """The greatest difference, relative to the scale of `want`; below 1e-3 a scale comes from cancellation. Where the
+    network itself gives inf or NaN, so must the program; how many, rounding may decide, so none is held against it."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     assert got.shape == want.shape
+    if not np.isfinite(want).all():
+        return 0.0 if not np.isfinite(got).all() else np.inf
     return np.abs(got - want).max(initial=0.0) / max(np.abs(want).max(initial=0.0), 1e-3)
 
 
