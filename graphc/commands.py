@@ -287,7 +287,7 @@ def graph_text(a: Namespace, found: Network) -> str:
 
 def schedule_text(a: Namespace, found: Network) -> str:
     graph = run_passes(source_graph(a, found), TRAINING if a.train else driver.pipeline_of(a.precision))
-    return show_schedule(driver.make_schedule(graph))
+    return show_schedule(driver.scheduling.make_schedule(graph))
 
 
 def source_text(kind: str) -> Callable[[Namespace, Network], str]:

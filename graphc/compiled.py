@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from graphc.ir import Graph, GraphcError, GraphcTypeError, GraphcValueError
 from graphc.nn.parameter import Parameter
-from graphc.schedule import Schedule
+
+if TYPE_CHECKING:
+    from graphc.schedule import Schedule
 
 
 class Program(Protocol):

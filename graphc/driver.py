@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from graphc.ir import (
     plain_name,
     scope,
 )
+from graphc.ir.lazy import lazily
 from graphc.nn import CrossEntropyLoss, Module
 from graphc.nn.optim import SGD, Optimizer
 from graphc.nn.preprocess import Preprocess
@@ -43,9 +45,13 @@ from graphc.passes import (
     report,
     run_passes,
 )
-from graphc.report import Summary, TrainingBytes, summarise
-from graphc.schedule import Schedule, make_schedule
-from graphc.schedule.kernels import writes
+
+if TYPE_CHECKING:
+    from graphc.report import Summary, TrainingBytes
+    from graphc.schedule import Schedule
+
+# Loaded when a network is first compiled or reported: a third of what `import graphc` would take.
+scheduling, reporting = lazily("graphc.schedule"), lazily("graphc.report")
 
 BACKENDS = ("llvm", "reference")
 # How inference may compute: "fast" takes Winograd's filtering where that is less work, "exact" sums directly.
@@ -187,7 +193,7 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
 
     def lower() -> tuple[Graph, Schedule | None]:
         graph = run_passes(source, pipeline)
-        return graph, make_schedule(graph) if backend != "reference" else None
+        return graph, scheduling.make_schedule(graph) if backend != "reference" else None
 
     graph, schedule = lower()
     program = program_of(backend, schedule, graph, threads, cpu)
@@ -240,7 +246,7 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
     def program(batch: int):
         shapes = [(batch, *t.shape[1:]) for t in types]
         graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
-        schedule = make_schedule(graph) if backend != "reference" else None
+        schedule = scheduling.make_schedule(graph) if backend != "reference" else None
         return graph, schedule, program_of(backend, schedule, graph, threads, cpu)
 
     parameters = dict(model.named_state()) if isinstance(model, Module) else {}
@@ -266,7 +272,7 @@ def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable
     """
     source = traced_graph(model, input, preprocess, name or os.path.basename(os.fspath(path)).split(".")[0])
     graph = run_passes(source, pipeline_of(precision))
-    schedule = make_schedule(graph)
+    schedule = scheduling.make_schedule(graph)
     told = report_of(source, schedule, model).terminal(80)
     backend_of("llvm").build(path, schedule, graph, cpu=cpu, threads=threads, labels=tuple(labels), cc=cc, summary=told)
 
@@ -291,7 +297,7 @@ def summary(model, input: Shapes = None, *, train: bool = False, loss=None, opti
     A MAC is one multiply-add of a convolution or matrix product. Raises GraphcError, as `compile` does.
     """
     source = traced_graph(model, input, name=name)
-    schedule = make_schedule(run_passes(source, FAST_INFERENCE))
+    schedule = scheduling.make_schedule(run_passes(source, FAST_INFERENCE))
     training = training_bytes(model, input, loss, optimizer) if train else None
     return report_of(source, schedule, model, training)
 
@@ -300,18 +306,20 @@ def report_of(source: Graph, schedule: Schedule, model, training: TrainingBytes 
     modules = dict(model.named_modules()) if isinstance(model, Module) else {}
     kinds = {path: type(module).__name__ for path, module in modules.items()}
     parameters = [n for n, _ in model.named_parameters()] if isinstance(model, Module) else None
-    return summarise(inference_mode(source), schedule.arena_bytes, training, kinds=kinds, parameters=parameters)
+    return reporting.summarise(
+        inference_mode(source), schedule.arena_bytes, training, kinds=kinds, parameters=parameters
+    )
 
 
 def training_bytes(model, input: Shapes, loss=None, optimizer=None) -> TrainingBytes:
     """Memory of one training step, from its plan: what the forward half keeps for the backward half is what lives
     across the kernel that finishes the loss."""
     graph = run_passes(training_graph(model, input, loss or CrossEntropyLoss(), optimizer or SGD(lr=0.01)), TRAINING)
-    schedule = make_schedule(graph)
+    schedule = scheduling.make_schedule(graph)
     trained = [v for v in graph.weights if v.name not in graph.frozen]
-    turn = next(i for i, k in enumerate(schedule.kernels) if schedule.outputs[0] in writes(k))
+    turn = next(i for i, k in enumerate(schedule.kernels) if schedule.outputs[0] in scheduling.kernels.writes(k))
     saved = [n for n, (first, last) in schedule.lifetimes.items() if first < turn < last]
-    return TrainingBytes(
+    return reporting.TrainingBytes(
         gradients=sum(v.type.bytes for v in trained),
         optimizer_state=sum(v.type.bytes for v in graph.state if v.name.startswith("optimizer.")),
         saved_activations=sum(schedule.buffers[n].bytes for n in saved),

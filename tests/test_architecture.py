@@ -70,7 +70,7 @@ PACKAGES = {
 }
 
 # Loaded at their first use by graphc.ir.lazy, which names them in strings.
-LAZY = {"networkx", "rich.console", "rich.table", "rich.text"}
+LAZY = {"graphc.report", "graphc.schedule", "networkx", "rich.console", "rich.table", "rich.text"}
 
 # Packages that come with an extra only, so they are imported where they are needed.
 OPTIONAL = {"sklearn", "onnx", "cupy", "torch", "onnxruntime", "matplotlib", "PIL"}

@@ -1,6 +1,6 @@
-"""Packages loaded at their first use, so that `import graphc` is quick: networkx alone would double its time (+0.16 s).
+"""Modules loaded at their first use, so that `import graphc` is quick: networkx alone would double its time (+0.16 s).
 
-Write `from graphc.ir.lazy import networkx as nx`; a plain import of the package would load it at once.
+For networkx write `from graphc.ir.lazy import networkx as nx`; a plain import of the package would load it at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ def lazily(name: str) -> ModuleType:
     spec.loader = LazyLoader(spec.loader)
     module = module_from_spec(spec)
     sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)  # as importing it would
     spec.loader.exec_module(module)
     return module
 
