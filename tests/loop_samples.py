@@ -422,6 +422,43 @@ def pool(shape, kind, win: Window, op: str, halo: int = 0) -> Sample:
     return Sample(kernel, buffers, {"x": x}, {"y": y})
 
 
+def depthwise(shape, kind, win: Window, halo: int | None = None) -> Sample:
+    """conv2d of each channel by itself, with bias and relu. Without `halo` it is the window's padding."""
+    n, c, h, w = shape
+    g = rng(*shape, win.k, 1)
+    x, weight, bias = g.normal(size=shape), g.normal(size=(c, 1, win.k, win.k)), g.normal(size=c)
+    y_shape = (n, c, win.out(h), win.out(w))
+    buffers = _named(
+        Buffer("x", shape, "f32", layout(kind, win.padding if halo is None else halo)),
+        Buffer(
+            "w", weight.shape, "f32", Layout(((0, "outer"), (1, "whole"), (2, "whole"), (3, "whole"), (0, "inner")), 16)
+        ),
+        Buffer("bias", (c,), "f32", VECTOR),
+        Buffer("y", y_shape, "f32", layout(kind, 1)),
+    )
+    ih, iw = win.row("h", "kh"), win.row("w", "kw")
+    seen = guard(load("x", (A("n"), A("c"), ih, iw)), const(0.0), ((ih, 0, h), (iw, 0, w)))
+    kernel = Loops(
+        "depthwise",
+        tuple(zip(NCHW, y_shape, strict=True)),
+        (
+            Stage(
+                (("kh", win.k), ("kw", win.k)),
+                (Reduce("m", "sum", seen * load("w", (A("c"), Aff(), A("kh"), A("kw")))),),
+            ),
+            Stage((), (Store("y", ids(*NCHW), relu(temp("m") + load("bias", ids("c")))),)),
+        ),
+    )
+    windows = _windows(np.float32(x).astype(float), win, 0.0)
+    y = np.einsum("nchwij,cij->nchw", windows, np.float32(weight[:, 0]).astype(float))
+    return Sample(
+        kernel,
+        buffers,
+        {"x": x, "w": weight, "bias": bias},
+        {"y": np.maximum(y + np.float32(bias).reshape(1, -1, 1, 1), 0)},
+    )
+
+
 def pool_position(shape, kind, win: Window) -> Sample:
     """Max pool with the position in its window as u8."""
     n, c, h, w = shape
@@ -820,6 +857,16 @@ def _table() -> Iterator[tuple[str, Callable[..., Sample], tuple]]:
             yield "sum_pool", pool, (s, kind, win, "sum", win.padding)
             yield "pool_position", pool_position, (s, kind, win)
             yield "pool_gradient", pool_gradient, (s, kind, win)
+        for s, win in [
+            ((1, 1, 1, 1), Window(3, 1, 1)),
+            ((2, 37, 9, 8), Window(3, 1, 1)),  # neighbours in blocks of 4
+            ((1, 16, 5, 29), Window(3, 1, 1)),  # of 6 and a rest
+            ((1, 17, 15, 28), Window(3, 2, 1)),
+            ((1, 3, 11, 20), Window(3, 3, 1)),
+            ((1, 16, 8, 28), Window(3, 1, 1)),
+        ]:
+            yield "depthwise", depthwise, (s, kind, win)
+            yield "depthwise", depthwise, (s, kind, win, 0)
         for mode in ("reflect", "nearest"):
             yield "table_rows", table_rows, ((2, 17, 5, 7), kind, mode)
         yield "slice_step", slice_step, ((2, 19, 6, 7), kind, 16)

@@ -118,6 +118,16 @@ def add(b: ir.IRBuilder, x: Number, y: Number) -> Number:
     return b.add(x, i64(y), flags=("nsw",))
 
 
+def parts(x: Number) -> tuple[ir.Value | None, int]:
+    """x = value + number, as `add` put it together; no value where x is known."""
+    if isinstance(x, int):
+        return None, x
+    if isinstance(x, ir.Instruction) and x.opname == "add" and isinstance(x.operands[1], ir.Constant):
+        value, number = parts(x.operands[0])
+        return value, number + x.operands[1].constant
+    return x, 0
+
+
 def mul(b: ir.IRBuilder, x: Number, y: Number) -> Number:
     if isinstance(x, int) and isinstance(y, int):
         return x * y

@@ -38,6 +38,7 @@ from .emit import (
     like,
     load_,
     overload,
+    parts,
     poison,
     splat,
     store_,
@@ -222,18 +223,18 @@ class Values:
 
     def _affine(self, aff: Aff) -> Number:
         """The value of `aff`. Loads that differ by a constant share all else, which halves what LLVM has to read."""
-        constant, moving = aff.const, []
+        constant, terms, moving = aff.const, [], {}
         for axis, coef in aff.terms:
-            at = self.env[axis]
-            if isinstance(at, int):
-                constant += coef * at
-            else:
-                moving.append((axis, coef))
+            at, shift = parts(self.env[axis])
+            constant += coef * shift
+            if at is not None:
+                moving[axis] = at
+                terms.append((axis, coef))
         if not moving:
             return constant
-        key = (self.b.block, *((coef, id(self.env[axis])) for axis, coef in moving))
+        key = (self.b.block, *((coef, id(moving[axis])) for axis, coef in terms))
         if key not in self._sums:
-            self._sums[key] = affine(self.b, Aff(0, tuple(moving)), self.env)
+            self._sums[key] = affine(self.b, Aff(0, tuple(terms)), moving)
         return add(self.b, self._sums[key], constant)
 
     def _stride(self, index: Aff | E) -> int | None:

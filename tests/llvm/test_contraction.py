@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from assembly_text import innermost_loops
 from llvmlite import ir
 
 from graphc.backends.llvm import jit, target
@@ -262,20 +263,6 @@ def test_same_bits_for_any_units_and_any_vectors(name):
     np.testing.assert_array_equal(first.run(ranges[::-1]), want)
     for machine in SHAPES[1:]:
         np.testing.assert_array_equal(Compiled(kernel, buffers, machine).run(), want)
-
-
-def innermost_loops(text):
-    """The instructions of every loop that holds no other jump and multiplies."""
-    lines = [re.split(r"#|//", line)[0].strip() for line in text.splitlines()]
-    labels = {line[:-1]: i for i, line in enumerate(lines) if re.fullmatch(r"\.L\w+:", line)}
-    for i, line in enumerate(lines):
-        jump = re.fullmatch(r"(?:j\w+|b\.\w+|cbn?z\s+\w+,)\s+(\.L\w+)", line)
-        if jump and labels.get(jump[1], i) < i:
-            body = [x for x in lines[labels[jump[1]] + 1 : i] if not x.endswith(":")]
-            if any(re.match("vfmadd|fmla", x) for x in body) and not any(
-                re.match(r"j\w+\s|b\.|cbn?z", x) for x in body
-            ):
-                yield body
 
 
 SCANNED = {

@@ -1,16 +1,18 @@
 """The generic emitter against the samples: values, zeros kept, and the same bits for any cut and any vector width."""
 
 import ctypes
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from assembly_text import innermost_loops
 from llvmlite import ir
 from loop_samples import SAMPLES, beyond, names
 
 from graphc.backends.llvm import jit
 from graphc.backends.llvm.kernels.loops import emit_loops
-from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v4
+from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v3, x86_64_v4
 from graphc.schedule.kernels import Contraction
 
 # float32 sums of up to a few thousand terms of size about 1, in another order than NumPy's
@@ -18,7 +20,8 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 # vectors of 4 and 16 lanes run on every machine: LLVM cuts or joins them as it has to
 NARROW, WIDE = replace(host(), vector_bytes=16), replace(host(), vector_bytes=64)
 REDUCING = ("softmax", "layer_norm", "batch_statistics", "column_sums", "total", "arg_max", "max_pool", "sum_pool",
-            "pool", "global_pool", "embedding_gradient", "cross_entropy", "convolution", "matmul")  # fmt: skip
+            "pool", "depthwise", "global_pool", "embedding_gradient",
+            "cross_entropy", "convolution", "matmul")  # fmt: skip
 
 
 class Compiled:
@@ -81,3 +84,17 @@ def test_compiles_for_other_processors(name, target):
     module = ir.Module("test")
     emit_loops(module, "kernel", sample.kernel, sample.buffers, target).function.linkage = "external"
     assert jit.compile_object(module, target)
+
+
+@pytest.mark.parametrize("target", [x86_64_v3(), x86_64_v4(), aarch64()], ids=lambda t: t.name)
+def test_neighbours_under_a_window_share_their_loads(target):
+    """The innermost loop of a depthwise 3x3 on a row of 28: 7 points of 9 products; 9 weights and 3 x 9 inputs are
+    loaded, not 2 x 63, and no vector goes to the stack and back."""
+    sample, module = SAMPLES["depthwise-(1,16,8,28)-blocked-Window(k=3,stride=1,padding=1)"](), ir.Module("test")
+    emit_loops(module, "kernel", sample.kernel, sample.buffers, target).function.linkage = "external"
+    (loop,) = innermost_loops(jit.assembly(module, target))
+    assert sum(bool(re.match("vfmadd|fmla", x)) for x in loop) == 7 * 9
+    assert not [x for x in loop if re.search(r"mm\d+.*\(%rsp|\(%rsp.*mm\d+|q\d+.*\[sp", x)]
+    # a load is an instruction of its own or an operand of another; the bias may be read for each point
+    loads = [x for x in loop if re.match(r"ld[rpu]|v[^,]*\(.*\).*,", x)]
+    assert sum(1 + x.startswith("ldp") for x in loads) <= 9 + 3 * 9 + 7

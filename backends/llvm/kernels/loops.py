@@ -8,13 +8,14 @@ the vector width nor on how units are shared out. Contractions without a kernel 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 
 from llvmlite import ir
 
 from graphc.schedule.borders import UNROLLED, pieces
-from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, rewrite, walk
+from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, loads, rewrite, walk
 from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, writes
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, coefficient, normalise, tile_leaves
@@ -30,6 +31,7 @@ VECTORS = 4  # side by side; 2 lose 14 %, 8 gain nothing
 COLUMN_VECTORS = 16  # where a reduction walks over rows far apart, each of which gives a short run
 COLUMN_STRIDE = 256
 NODES = 256  # arithmetic in one iteration of the innermost loop, beyond which fewer vectors go side by side
+WINDOW = 7  # points of a sliding window side by side: divides the sizes of most maps; 4 take 1.5 times as long
 FEW_NODES = 16  # arithmetic beyond which the loop itself costs too little to be worth a second copy of the body
 DEAR = {"exp": 16, "log": 16, "tanh": 16, "erf": 24}
 PACKED = ("weight", "const", "state", "arena")  # places whose buffers begin at multiples of 64 bytes
@@ -69,6 +71,8 @@ class _Emitter:
         self.par, self.sizes = nest.kernel.par, extents(nest.kernel)
         self.vectors = self._side_by_side(target)
         self.copies = self._copies()
+        if window := self._window(target):
+            self.vectors, self.copies = 1, window
         own = {s.name: s for s in nest.kernel.scratch}
         self.stages = Stages(b, nest, {**buffers, **own}, pointers, target)
         self.scratch: list[dict[str, ir.Value]] = []  # of each point that is computed side by side
@@ -100,6 +104,20 @@ class _Emitter:
             return 1
         vectors = -(-self.sizes[self.vector] // self.vl)
         return max(1, min(self.vectors, FEW_NODES // self._nodes()) // vectors)
+
+    def _window(self, target: Target) -> int:
+        """Points side by side where neighbours read much of the same, as those under a sliding window do: at least one
+        load in four serves two of them. 0 elsewhere. Their partial results take half of the registers."""
+        nest, stages = self.nest, [s for s in self.nest.kernel.stages if any(isinstance(o, Reduce) for o in s.outs)]
+        walked = self.vector is not None and not nest.tile and nest.grid <= len(self.par) - 2
+        if not walked or not stages or nest.kernel.scratch or not all(map(_straight, nest.kernel.stages)):
+            return 0
+        kept = max(sum(1 + (o.op == "argmax") for o in s.outs if isinstance(o, Reduce)) for s in stages)
+        most = min(WINDOW, (target.vector_registers // 2 - 1) // kept)
+        step = self.par[-2][0]
+        alone = {(name, at) for s in stages for name, at in _places(s)}
+        together = {(name, at + k * at.coef(step)) for name, at in alone for k in range(most)}
+        return most if 4 * len(together) <= 3 * most * len(alone) else 0
 
     def _nodes(self) -> int:
         """The arithmetic of one vector in one iteration."""
@@ -171,15 +189,27 @@ class _Emitter:
     def walk(self, k: int, env: dict[str, Number], spans: Spans, begin: Number, end: Number, cut: bool) -> None:
         """The k-th axis from `begin` to `end`, several values at once where it is the last before the lanes."""
         name = self.par[k][0]
-        if self.copies > 1 and k + 2 == len(self.par) and len(spans[name]) >= 2 * self.copies:
-            whole = self._whole(begin, end, self.copies)
-            with loop(self.b, begin, whole, self.copies, name) as i:
-                envs = [{**env, name: add(self.b, i, c)} for c in range(self.copies)]
-                self.lanes(envs, spans, 0, self.sizes[self.vector])
-            begin = whole
+        if self.copies > 1 and k + 2 == len(self.par) and cut:
+            begin = self.neighbours(name, env, spans, begin, end)
         if not _empty(begin, end):
             with loop(self.b, begin, end, 1, name) as i:
                 self.descend(k + 1, {**env, name: i}, spans, None, cut)
+
+    def neighbours(self, name: str, env: dict[str, Number], spans: Spans, begin: Number, end: Number) -> Number:
+        """As much of an axis as goes in blocks of neighbours, all about as long; returns where the rest begins."""
+        count = len(spans[name])
+        step = -(-count // -(-count // self.copies))
+
+        def block(at: Number, count: int) -> None:
+            self.lanes([{**env, name: add(self.b, at, c)} for c in range(count)], spans, 0, self.sizes[self.vector])
+
+        whole = self._whole(begin, end, step)
+        with loop(self.b, begin, whole, step, name) as i:
+            block(i, step)
+        if isinstance(whole, int) and isinstance(end, int) and end > whole:
+            block(whole, end - whole)
+            return end
+        return whole
 
     def _clip(self, x: Number, limit: int, sign: str) -> ir.Value:
         """max(x, limit) for "<", min for ">"."""
@@ -282,6 +312,16 @@ class _Emitter:
 def _empty(first: Number, stop: Number) -> bool:
     """Whether a range surely holds nothing, so that its body need not be emitted to be thrown away."""
     return isinstance(stop, int) and (stop == 0 or (isinstance(first, int) and first >= stop))
+
+
+def _places(stage: Stage) -> Iterator[tuple[str, Aff]]:
+    """(buffer, offset) of every load of every iteration of an unrolled stage."""
+    names = [a for a, _ in stage.axes]
+    for at in product(*(range(n) for _, n in stage.axes)):
+        here = {a: Aff(i) for a, i in zip(names, at, strict=True)}
+        for e in loads(*(o.expr for o in stage.outs)):
+            if isinstance(index := e.attr[1][0], Aff):
+                yield e.attr[0], index.substitute(here)
 
 
 def _iterations(stage: Stage) -> int:
