@@ -3,13 +3,14 @@
 A `Layout` is an ordered list of dimensions, outermost first. A blocked dimension appears twice, as its blocks (`outer`)
 and as the lane inside the block (`inner`). A halo is a margin around a dimension that holds zeros, so that consumers
 with padding read past the edge without a guard. The invariant that every kernel keeps: halo and the padding lanes of
-an incomplete last block are zero when a consumer reads them.
+an incomplete last block are zero when a consumer reads them. Spare elements behind a dimension only move apart what
+follows; nobody reads or writes them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,11 +26,13 @@ BLOCK = 16  # channels in a block: one AVX-512 vector, two AVX2, four NEON; the 
 
 @dataclass(frozen=True)
 class Layout:
-    """`order`: (dimension, "whole" | "outer" | "inner") from slowest to fastest; `halo`: (dimension, before, after)."""
+    """`order`: (dimension, "whole" | "outer" | "inner") from slowest to fastest; `halo`: (dimension, before, after);
+    `spare`: (dimension, elements behind it), of whole dimensions."""
 
     order: tuple[tuple[int, str], ...]
     block: int = 1
     halo: tuple[tuple[int, int, int], ...] = ()
+    spare: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def plain(rank: int) -> Layout:
@@ -51,15 +54,15 @@ class Layout:
         return {d: (lo, hi) for d, lo, hi in self.halo}
 
     def with_halo(self, halo: dict[int, tuple[int, int]]) -> Layout:
-        return Layout(self.order, self.block, tuple((d, lo, hi) for d, (lo, hi) in sorted(halo.items()) if lo or hi))
+        return replace(self, halo=tuple((d, lo, hi) for d, (lo, hi) in sorted(halo.items()) if lo or hi))
 
     def extents(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The physical extent of each entry of `order`."""
-        out = []
+        out, spare = [], dict(self.spare)
         for dim, part in self.order:
             lo, hi = self.halos.get(dim, (0, 0))
             size = shape[dim] + lo + hi
-            out.append({"whole": size, "outer": -(-size // self.block), "inner": self.block}[part])
+            out.append({"whole": size + spare.get(dim, 0), "outer": -(-size // self.block), "inner": self.block}[part])
         return tuple(out)
 
     def __str__(self) -> str:
@@ -69,6 +72,8 @@ class Layout:
         text = "".join(parts)
         if self.halo:
             text += " halo(" + ",".join(f"{name(d)}:{lo},{hi}" for d, lo, hi in self.halo) + ")"
+        if self.spare:
+            text += " spare(" + ",".join(f"{name(d)}:{n}" for d, n in self.spare) + ")"
         return text or "scalar"
 
 
@@ -147,13 +152,13 @@ class Buffer:
         return offset, computed
 
     def pack(self, array: np.ndarray) -> np.ndarray:
-        """A logical array as its physical one: halo and padding lanes zero. Shape `pshape`, C order."""
+        """A logical array as its physical one: halo, padding lanes and spare elements zero. Shape `pshape`, C order."""
         array = np.asarray(array, NUMPY[self.dtype]).reshape(self.shape)
-        block, halos = self.layout.block, self.layout.halos
+        block, halos, spare = self.layout.block, self.layout.halos, dict(self.layout.spare)
         pad = []
         for dim, size in enumerate(self.shape):
             lo, hi = halos.get(dim, (0, 0))
-            rest = -(size + lo + hi) % block if dim in self.layout.blocked_dims else 0
+            rest = -(size + lo + hi) % block if dim in self.layout.blocked_dims else spare.get(dim, 0)
             pad.append((lo, hi + rest))
         if any(p != (0, 0) for p in pad):
             array = np.pad(array, pad)
@@ -170,12 +175,12 @@ class Buffer:
     def unpack(self, physical: np.ndarray) -> np.ndarray:
         """The logical array inside a physical one: the inverse of `pack`. A fresh C-ordered array."""
         physical = np.asarray(physical).reshape(self.pshape)
-        axes, shape, crop = [], [], []
+        axes, shape, crop, spare = [], [], [], dict(self.layout.spare)
         for dim, size in enumerate(self.shape):
             parts = ("outer", "inner") if dim in self.layout.blocked_dims else ("whole",)
             axes += [self.layout.order.index((dim, part)) for part in parts]
             lo, hi = self.layout.halos.get(dim, (0, 0))
-            full = size + lo + hi
+            full = size + lo + hi + spare.get(dim, 0)
             shape.append(-(-full // self.layout.block) * self.layout.block if len(parts) == 2 else full)
             crop.append(slice(lo, lo + size))
         return np.array(physical.transpose(axes).reshape(shape)[tuple(crop)], order="C")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import graphc
 from graphc import nn
+from graphc.driver import traced_graph
+from graphc.passes import FAST_INFERENCE, run_passes
 from graphc.schedule import make_schedule
 from graphc.schedule.assign_layouts.blocks import blockable
 from graphc.schedule.assign_layouts.halos import border_kernel
@@ -113,7 +117,13 @@ def test_which_indices_split_into_blocks(index, sizes, fits):
 
 def test_packing_is_a_bijection_on_the_logical_array():
     rng = np.random.default_rng(1)
-    for layout in (Layout.blocked(4, 16).with_halo({2: (1, 2)}), Layout.blocked(4, 8, (1, 0)), Layout.plain(4)):
+    layouts = (
+        Layout.blocked(4, 16).with_halo({2: (1, 2)}),
+        Layout.blocked(4, 8, (1, 0)),
+        Layout.plain(4),
+        replace(Layout.blocked(4, 16), spare=((2, 3),)),
+    )
+    for layout in layouts:
         b = Buffer("b", (3, 20, 5, 2), "f32", layout)
         x = rng.standard_normal(b.shape).astype(np.float32)
         assert (b.unpack(b.pack(x)) == x).all()
@@ -155,3 +165,20 @@ def test_keys_of_attention_are_copied_and_scores_stay_plain(batch):
         (lane,) = (d for d, i in enumerate(k.w.indices) if k.lanes in i.axes)
         assert w.layout.order[-1][0] == lane
         assert all("16c" not in str(schedule.buffers[s.buffer].layout) for s in k.stores)
+
+
+@pytest.mark.parametrize(("size", "layout"), [(28, "HNC16h"), (32, "HNC16h spare(C:1)")])
+def test_transformed_tensors_are_panels_of_all_matrices(size, layout):
+    """Places that one tile is written to, one in every matrix, are no power of two apart: 49 tiles are not, 64 are."""
+    graph = traced_graph(nn.Sequential(nn.Conv2d(32, 32, 1), nn.Conv2d(32, 48, 3, padding=1)), (1, 32, size, size))
+    schedule = make_schedule(run_passes(graph, FAST_INFERENCE))
+    inside = {n: b for n, b in schedule.buffers.items() if len(b.shape) == 3 and b.place == "arena"}
+    assert {b.shape[0] for b in inside.values()} == {36}
+    assert {str(b.layout) for b in inside.values()} == {layout}
+    assert all(b.strides[1] * 4 % 1024 for b in inside.values())
+
+
+def test_one_matrix_under_three_dimensions_stays_plain():
+    model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16))
+    schedule = make_schedule(inference(model, (1, 20, 32)))
+    assert {str(b.layout) for b in schedule.buffers.values() if len(b.shape) == 3} == {"NCH"}

@@ -1,4 +1,4 @@
-"""Activations: two labels, blocked (NCHW16c; C16c panels for matrices) and plain, by a minimum cut.
+"""Activations: two labels, blocked (NCHW16c; C16c panels for matrices and batches of them) and plain, by a minimum cut.
 
 Contractions prefer blocked operands and results, kernels without contractions tie their buffers together, what the
 caller holds is pinned plain. What the cut costs is what mixed layouts would cost in bytes moved (minimum cuts for such
@@ -9,28 +9,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 from graphc.ir.lazy import networkx as nx
 from graphc.schedule.expr import E
 from graphc.schedule.kernels import Access, Contraction, Kernel, Schedule, Store, accesses, extents, stores
-from graphc.schedule.layout import BLOCK, Buffer, Layout
+from graphc.schedule.layout import BLOCK, ITEMSIZE, Buffer, Layout
 
 from .blocks import FIRST_LAYER, blockable, fills_padding
 
 PREFERENCE = 8.0  # a contraction on the other layout costs about so many passes over the operand
 # Panels of 16 columns, each with all rows in a row: a product that reads a column of the matrix stays within few pages,
 # where rows a power of two apart would meet in few sets of the cache.
-BLOCKS = {2: Layout(((1, "outer"), (0, "whole"), (1, "inner")), BLOCK), 4: Layout.blocked(4, BLOCK)}
+# A batch of matrices likewise, all of them inside a panel: a kernel that works on one place of every matrix at once, as
+# Winograd's transforms do, stays within few pages.
+BLOCKS = {
+    2: Layout(((1, "outer"), (0, "whole"), (1, "inner")), BLOCK),
+    3: Layout(((2, "outer"), (0, "whole"), (1, "whole"), (2, "inner")), BLOCK),
+    4: Layout.blocked(4, BLOCK),
+}
+CHANNELS = {rank: next(iter(layout.blocked_dims)) for rank, layout in BLOCKS.items()}
+SETS = 1024  # bytes: places of a panel's matrices that are a multiple of this apart share at most four sets of a cache
 BLOCKED, PLAIN = True, False  # the ends of the cut; the names of buffers are strings
 
 
 def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
     """Layouts of activations that are not plain."""
     buffers = schedule.buffers.items()
-    tensors = {n: b for n, b in buffers if len(b.shape) in (2, 4) and b.place not in ("weight", "const")}
-    layouts = {n: BLOCKS[len(tensors[n].shape)] for n in blocked_side(schedule, tensors)}
+    tensors = {n: b for n, b in buffers if len(b.shape) in BLOCKS and b.place not in ("weight", "const")}
+    layouts = {n: blocked_layout(tensors[n].shape) for n in blocked_side(schedule, tensors)}
     return layouts | vector_layouts(schedule, [b for n, b in buffers if n not in layouts])
+
+
+def blocked_layout(shape: tuple[int, ...]) -> Layout:
+    """The layout of a blocked tensor. Matrices of a panel lie no power of two apart: on 64 tiles of 64 channels that
+    takes Winograd's transforms from 99 and 58 us down to 27 and 27."""
+    layout = BLOCKS[len(shape)]
+    crowded = len(shape) == 3 and shape[0] > 1 and shape[1] * BLOCK * ITEMSIZE["f32"] % SETS == 0
+    return replace(layout, spare=((1, 1),)) if crowded else layout
 
 
 def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
@@ -49,31 +66,43 @@ def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
             if name in tensors:
                 tie(name, BLOCKED if cost > 0 else PLAIN, abs(cost))
         operands = {kernel.x.buffer, kernel.w.buffer} if isinstance(kernel, Contraction) else set()
-        together = {n for n, *_ in accesses(kernel) if n in tensors and len(tensors[n].shape) == 4}
-        for a, b in pairwise(sorted(together - operands)):
-            tie(a, b, float(min(tensors[a].bytes, tensors[b].bytes)))
+        together = {n for n, *_ in accesses(kernel) if n in tensors} - operands
+        for rank in (3, 4):
+            for a, b in pairwise(sorted(n for n in together if len(tensors[n].shape) == rank)):
+                tie(a, b, float(min(tensors[a].bytes, tensors[b].bytes)))
     _, (blocked, _) = nx.minimum_cut(graph, BLOCKED, PLAIN)
     return [n for n in tensors if n in blocked]
 
 
 def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[str]:
     """Tensors that the caller holds, that have one channel or two names, or that some kernel does not access in whole
-    blocks of their second dimension."""
+    blocks of their channels; batches of matrices that have more than products and elementwise work done to them."""
     for name, b in tensors.items():
-        if b.place != "arena" or name in schedule.aliased or b.shape[1] == 1:
+        if b.place != "arena" or name in schedule.aliased or b.shape[CHANNELS[len(b.shape)]] == 1:
             yield name
     for kernel in schedule.kernels:
         sizes = extents(kernel)
+        yield from (n for n in whole_rows(kernel) if n in tensors and len(tensors[n].shape) == 3)
         for name, indices, is_store in accesses(kernel):
             if name in tensors:
-                index, extent = indices[1], tensors[name].shape[1]
+                channels = CHANNELS[len(indices)]
+                index, extent = indices[channels], tensors[name].shape[channels]
                 if not blockable(index, sizes) or (is_store and not fills_padding(index, extent, sizes)):
                     yield name
 
 
+def whole_rows(kernel: Kernel) -> Iterator[str]:
+    """Buffers that a kernel reads as vectors of a product, or in stages that run along a row."""
+    if isinstance(kernel, Contraction):
+        yield kernel.w.buffer
+    elif any(stage.axes for stage in kernel.stages):
+        yield from (name for name, *_ in accesses(kernel))
+
+
 def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]]:
-    """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A second dimension that
-    only counts the products of a batch, such as the heads of attention, is no channel to be blocked."""
+    """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A dimension that only
+    counts the products of a batch, such as the heads of attention, is no channel to be blocked; and one matrix under
+    three dimensions is read faster along its rows."""
     if not isinstance(kernel, Contraction):
         return []
     x, w, out = kernel.x, kernel.w, kernel.stores[0]
@@ -84,7 +113,10 @@ def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]
     batch = axes_of(x) & axes_of(w) - {a for a, _ in kernel.red}
 
     def channels(access: Access | Store) -> bool:
-        return len(access.indices) < 2 or bool(access.indices[1].axes - batch)
+        at = access.indices
+        if len(at) == 3 and not batch:
+            return False
+        return len(at) not in CHANNELS or bool(at[CHANNELS[len(at)]].axes - batch)
 
     return [(a.buffer, (cost if channels(a) else -PREFERENCE) * buffers[a.buffer].bytes) for a, cost in found]
 
