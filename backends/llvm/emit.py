@@ -214,6 +214,17 @@ def store_(
         intrinsic(b, "masked.store", VOID, [value, place, const(I32, align), mask], overload(value.type) + ".p0")
 
 
+def beyond(b: ir.IRBuilder, pointer: ir.Value, offset: Number) -> ir.Value:
+    """The address `offset` bytes after `pointer`, which may lie outside of every object."""
+    return b.gep(pointer, [i64(offset)], source_etype=I8)
+
+
+def prefetch(b: ir.IRBuilder, place: ir.Value) -> None:
+    """Asks for the line of this address to be brought into the second-level cache. Nothing is read, nor can it fail."""
+    reading, level, data = (const(I32, n) for n in (0, 2, 1))
+    intrinsic(b, "prefetch", VOID, [place, reading, level, data], ".p0")
+
+
 def stack(b: ir.IRBuilder, element: ir.Type, count: int, align: int = 64) -> ir.Value:
     """Room for `count` elements in the function's frame, reserved once at its entry."""
     with b.goto_entry_block():

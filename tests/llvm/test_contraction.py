@@ -32,6 +32,8 @@ BLOCKED, PLAIN, VECTOR = Layout.blocked(4, 16), Layout.plain(4), Layout.blocked(
 HOST = target.host()
 # every width and register count that tiles are made for; LLVM cuts vectors that this machine does not have
 SHAPES = [replace(HOST, vector_bytes=b, vector_registers=r) for b, r in ((32, 16), (64, 32), (16, 32))]
+# caches so small that plans fetch weights ahead, take the points first, and cut sums in pieces
+SMALL = [replace(HOST, l1_bytes=1 << 9, l2_bytes=1 << n) for n in (11, 13, 15)]
 
 
 def size(extent, kernel, stride, padding, dilation=1):
@@ -251,8 +253,8 @@ def test_values(name):
 
 
 @pytest.mark.parametrize("name", [
-    "conv odd channels", "conv 20 to 50", "conv grouped", "conv plain output", "conv first layer", "dw odd channels",
-    "dw long sum", "dx stride 2", "matmul one row", "matmul 8 rows", "matmul unpacked",
+    "conv 64", "conv odd channels", "conv 20 to 50", "conv grouped", "conv plain output", "conv first layer",
+    "dw odd channels", "dw long sum", "dx stride 2", "matmul", "matmul one row", "matmul 8 rows", "matmul unpacked",
 ])  # fmt: skip
 def test_same_bits_for_any_units_and_any_vectors(name):
     kernel, buffers = CASES[name]
@@ -261,7 +263,7 @@ def test_same_bits_for_any_units_and_any_vectors(name):
     cuts = np.linspace(0, first.code.units, min(first.code.units, 5) + 1).astype(int)
     ranges = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
     np.testing.assert_array_equal(first.run(ranges[::-1]), want)
-    for machine in SHAPES[1:]:
+    for machine in SHAPES[1:] + SMALL:
         np.testing.assert_array_equal(Compiled(kernel, buffers, machine).run(), want)
 
 
@@ -275,6 +277,8 @@ SCANNED = {
     "dw first layer": conv2d_dw(4, 3, 64, 224, 224, 7, stride=2, plain=True),
     "matmul 64": matmul(64, 500, 2450),
     "matmul 197": matmul(197, 1152, 384),
+    "1x1 on 14, weights fetched ahead": conv2d(1, 1024, 256, 14, 14, 1, epilogue=BIAS_RELU),
+    "matmul 16, weights fetched ahead": matmul(16, 1024, 512),
     "matmul 1": matmul(1, 1000, 512),
     "matmul 3": matmul(3, 1000, 512),
 }
@@ -296,6 +300,7 @@ def test_innermost_loops_keep_accumulators_in_registers(name, machine):
         multiplies = [x for x in body if "vfmadd" in x]
         assert all(wide in x for x in multiplies)
         assert any(len(multiplies) == e * n for e in expected for n in (1, 2, 3, 4))
+        assert chosen.ahead == any(x.startswith("prefetch") for x in body)
 
 
 def test_neon_code_has_no_spill_in_its_loops():
@@ -306,6 +311,24 @@ def test_neon_code_has_no_spill_in_its_loops():
     loops = list(innermost_loops(text))
     assert sorted(sum("fmla" in x for x in body) for body in loops) == [5 * 4, 6 * 4]
     assert not [x for body in loops for x in body if "[sp" in x]
+
+
+def planned(case, machine=None):
+    kernel, buffers = case
+    return plan(analyse(flatten_contraction(kernel, buffers), buffers), buffers, machine or target.x86_64_v3())
+
+
+@pytest.mark.parametrize(("case", "ahead", "points_first"), [
+    (matmul(16, 1024, 512), True, False),  # 2 MiB of weights for 16 rows that stay near
+    (matmul(1024, 64, 64), False, True),  # 16 KiB of weights, which stay near while the rows go by
+    (matmul(1, 4096, 4096), False, False),  # nothing to hide the fetching behind
+    (matmul(16, 1024, 512, batch=2), False, False),  # lanes that lie apart in memory
+    (conv2d(1, 512, 512, 28, 28, 1), True, True),  # both too large: 13 pieces of x, less to read than x for 32 groups
+    (conv2d(1, 512, 512, 7, 7, 3), False, False),  # one group's weights overflow the second-level cache
+])  # fmt: skip
+def test_weights_and_points_are_ordered_by_what_must_be_read_again(case, ahead, points_first):
+    chosen = planned(case)
+    assert (chosen.ahead, chosen.points_first) == (ahead, points_first)
 
 
 @pytest.mark.parametrize(("extent", "tile", "want"), [

@@ -58,6 +58,17 @@ class Form:
             total = total * s.extent // (s.blocks * s.block)
         return total
 
+    @cached_property
+    def packed(self) -> int | None:
+        """Floats of w in one block of lanes, where these lie together, in the order in which the sum takes them, and
+        the blocks one after the other. Otherwise None."""
+        total = self.block
+        for axis, extent in reversed(self.red):
+            if self.w.coef(axis) != total:
+                return None
+            total *= extent
+        return total if self.partner is None or self.w.coef(self.partner) == total else None
+
     @property
     def lanes_clipped(self) -> bool:
         """Whether the lanes beyond `channels` must not be touched somewhere."""

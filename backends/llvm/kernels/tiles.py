@@ -31,6 +31,7 @@ PAGE = 4096  # bytes; points further apart than this each have a page, and a str
 FAR = 1.08  # and so cost this much more
 SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
+FROM_MEMORY = 2  # times as long for a byte of weights as for one of x, which has just been written
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
 PAUSE_TILES = 12  # that share a piece of the operands, at least
@@ -191,13 +192,15 @@ class Group:
 class Plan:
     """One kind of lane group, or main groups and a last one; `chunks` of points; and the order of the units:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
-    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output."""
+    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `ahead`:
+    while the points of a group go by, the weights that follow its own are fetched into the second-level cache."""
 
     groups: tuple[Group, ...]
     chunks: int
     points_first: bool
     pause: tuple[int, int] | None
     units: int
+    ahead: bool
 
 
 def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
@@ -218,10 +221,25 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         if pieces <= most:
             pause = _pause(form, groups[0].tile, pieces, form.points[1:] if whole > 1 else form.points, target)
             chunks = pieces if pause else chunks
-    points_first = not pause and buffers[form.w_buffer].bytes <= target.l2_bytes // 2 < buffers[form.x_buffer].bytes
-    if points_first:
-        chunks = min(most, -(-UNITS // batch))
-    return Plan(groups, chunks, points_first, pause, outer * chunks)
+    points_first = ahead = False
+    if not pause:
+        w, x = (buffers[b].bytes // batch for b in (form.w_buffer, form.x_buffer))
+        near = target.l2_bytes // 2  # for either operand; the rest is for the other one and the results
+        pieces = tiles_along(x, near)
+        again = 0 if w <= near else (pieces - 1) * w * FROM_MEMORY
+        points_first = x > near and again < (outer // batch - 1) * x
+        if points_first:
+            chunks = min(most, max(pieces, -(-UNITS // (batch if w <= near else outer))))
+        ahead = _ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
+    return Plan(groups, chunks, points_first, pause, outer * chunks, ahead)
+
+
+def _ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
+    """Whether the weights of the next group should be fetched while this one is at work: they lie together, would not
+    stay in the second-level cache by themselves but arrive there in time, behind two tiles at least."""
+    if form.packed is None or w_bytes <= target.l2_bytes // 2 or tile.count < 2 * chunks:
+        return False
+    return 4 * form.packed * tiles_along(tile.vectors * target.vl, form.block) <= target.l2_bytes * 3 // 4
 
 
 def _groups(form: Form, target: Target) -> tuple[Group, ...]:
