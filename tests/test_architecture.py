@@ -57,7 +57,7 @@ PACKAGES = {
     "ops": {"numpy"},
     "nn": {"numpy"},
     "passes": {"numpy", "networkx"},
-    "schedule": {"numpy", "networkx"},
+    "schedule": {"numpy"},
     "report": {"rich"},
     "frontend": {"numpy", "safetensors"},
     "train": {"numpy", "rich", "safetensors"},

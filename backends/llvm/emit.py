@@ -239,6 +239,15 @@ def fma(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     return intrinsic(b, "fma", x.type, [x, y, z], overload(x.type))
 
 
+def freeze(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The same value, where LLVM does not look behind it. Of addresses that a loop starts from: what it knows of their
+    arithmetic it would take apart and try to spread over the loop's registers in some other way, which takes half the
+    time of compiling a contraction and does not make it faster."""
+    frozen = ir.Instruction(b.block, value.type, "freeze", [value])
+    b._insert(frozen)
+    return frozen
+
+
 # control
 
 

@@ -1,4 +1,4 @@
-"""Modules loaded at their first use, so that `import graphc` is quick: networkx alone would double its time (+0.16 s).
+"""Modules loaded at their first use, so that `import graphc` is quick: networkx alone would double its time (+0.1 s).
 
 For networkx write `from graphc.ir.lazy import networkx as nx`; a plain import of the package would load it at once.
 """

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from graphc.ir.lazy import networkx as nx
-
+from .digraph import Digraph
 from .kernels import Schedule, reads, writes
 
 
-def dependences(schedule: Schedule) -> nx.DiGraph:
+def dependences(schedule: Schedule) -> Digraph:
     """Kernel numbers, with an edge wherever order matters: write then read, read then write, write then write. Writes
     of several kernels into one temporary go to different elements and do not order each other."""
-    dag = nx.DiGraph()
+    dag = Digraph()
     last_writers: dict[str, list[int]] = {}
     last_readers: dict[str, list[int]] = {}
     for k, kernel in enumerate(schedule.kernels):
-        dag.add_node(k)
+        dag.add(k)
         for b in {schedule.root(b) for b in reads(kernel)}:
-            dag.add_edges_from((w, k) for w in last_writers.get(b, ()))
+            dag.connect(last_writers.get(b, ()), [k])
             last_readers.setdefault(b, []).append(k)
         for b in {schedule.root(b) for b in writes(kernel)}:
-            dag.add_edges_from((r, k) for r in last_readers.get(b, ()) if r != k)
+            dag.connect((r for r in last_readers.get(b, ()) if r != k), [k])
             if last_readers.get(b) or schedule.buffers[b].place == "state":  # a new value for the same memory
-                dag.add_edges_from((w, k) for w in last_writers.get(b, ()))
+                dag.connect(last_writers.get(b, ()), [k])
                 last_writers[b], last_readers[b] = [], []
             last_writers.setdefault(b, []).append(k)
     return dag

@@ -13,7 +13,7 @@ def order(schedule: Schedule) -> Schedule:
     turns: list[tuple[int, int]] = []  # a kernel's own number, or right behind its last predecessor's
     for k, kernel in enumerate(schedule.kernels):
         leaving = all(schedule.buffers[b].place in ("state", "output") for b in writes(kernel))
-        behind = max((turns[p][0] for p in dag.predecessors(k)), default=-1)
+        behind = max((turns[p][0] for p in dag.before[k]), default=-1)
         turns.append((behind, 1) if leaving else (k, 0))
     kernels = [schedule.kernels[k] for k in sorted(range(len(turns)), key=turns.__getitem__)]
     same = all(a is b for a, b in zip(kernels, schedule.kernels, strict=True))

@@ -121,15 +121,15 @@ class LaneGroup:
         b, form, vl = self.b, self.form, self.vl
         x, w = self.pointers[form.x_buffer], self.pointers[form.w_buffer]
         base = self.at(points.envs[0], self.active[0])
-        w_from = address(b, w, F32, affine(b, self.w_at, base))
+        w_from = emit.freeze(b, address(b, w, F32, affine(b, self.w_at, base)))
         fetch = self.fetching(points, w_from) if self.plan.ahead else None
         blocks = form.w.coef(form.partner) if form.partner else 0
         rows = [(v.lane + blocks * v.block, self.mask(v) if form.w_clipped else None) for v in self.active]
         if points.shifts is None:
             envs = [self.at(p, self.active[0]) for p in points.envs]
-            places = [(address(b, x, F32, affine(b, self.x_at, e)), 0) for e in envs]
+            places = [(emit.freeze(b, address(b, x, F32, affine(b, self.x_at, e))), 0) for e in envs]
         else:
-            start = address(b, x, F32, affine(b, self.x_at, base))
+            start = emit.freeze(b, address(b, x, F32, affine(b, self.x_at, base)))
             places = [(start, s) for s in points.shifts]
 
         def x_values(offset: Number) -> Iterator[ir.Value]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from graphc.ir.lazy import networkx as nx
+from graphc.schedule.digraph import source_side
 from graphc.schedule.expr import E
 from graphc.schedule.kernels import Access, Contraction, Kernel, Schedule, Store, accesses, extents, stores
 from graphc.schedule.layout import BLOCK, ITEMSIZE, Buffer, Layout
@@ -52,12 +52,10 @@ def blocked_layout(shape: tuple[int, ...]) -> Layout:
 
 def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
     """Which of the tensors are blocked in the cheapest labelling."""
-    graph = nx.Graph()
-    graph.add_nodes_from((BLOCKED, PLAIN))
+    ties: dict[tuple[str, str | bool], float] = {}
 
     def tie(name: str, other: str | bool, cost: float) -> None:
-        have = graph.get_edge_data(name, other, {"capacity": 0.0})["capacity"]
-        graph.add_edge(name, other, capacity=have + cost)
+        ties[name, other] = ties.get((name, other), 0.0) + cost
 
     for name in must_be_plain(schedule, tensors):
         tie(name, PLAIN, math.inf)
@@ -70,7 +68,7 @@ def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
         for rank in (3, 4):
             for a, b in pairwise(sorted(n for n in together if len(tensors[n].shape) == rank)):
                 tie(a, b, float(min(tensors[a].bytes, tensors[b].bytes)))
-    _, (blocked, _) = nx.minimum_cut(graph, BLOCKED, PLAIN)
+    blocked = source_side(ties, BLOCKED, PLAIN)
     return [n for n in tensors if n in blocked]
 
 

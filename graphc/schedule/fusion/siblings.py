@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from itertools import combinations
 
-from graphc.ir.lazy import networkx as nx
 from graphc.schedule.expr import loads
 from graphc.schedule.kernels import Axis, Loops, Stage, stage_expressions
 from graphc.schedule.rewriting import fresh_names, rename
@@ -28,7 +27,7 @@ def siblings(fusion: Fusion, name: str) -> None:
         if a not in fusion.kernels or b not in fusion.kernels:
             continue
         merged = _side_by_side(fusion.kernels[a], fusion.kernels[b], name)
-        ordered = merged and (nx.has_path(fusion.dag, a, b) or nx.has_path(fusion.dag, b, a))
+        ordered = merged and (fusion.dag.reaches(a, b) or fusion.dag.reaches(b, a))
         if merged and not ordered and fusion.in_place(merged):
             fusion.merge(a, {b: merged})
 

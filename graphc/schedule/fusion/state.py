@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 
-from graphc.ir.lazy import networkx as nx
 from graphc.schedule.dependences import dependences
 from graphc.schedule.kernels import Kernel, Schedule, expressions, reads, stores, writes
 
@@ -53,21 +52,19 @@ class Fusion:
 
     def merge(self, producer: int, merged: Mapping[int, Kernel]) -> None:
         """The producer goes; consumers that now do its work take its place in the order."""
-        before = [k for k in self.dag.predecessors(producer) if k not in merged]
-        after = [k for k in self.dag.successors(producer) if k not in merged]
+        self.dag.connect(self.dag.before[producer] - merged.keys(), merged)
+        self.dag.connect(merged, self.dag.after[producer] - merged.keys())
         for consumer, kernel in merged.items():
-            self.dag.add_edges_from((k, consumer) for k in before)
-            self.dag.add_edges_from((consumer, k) for k in after)
             self._leave(consumer)
             self._enter(consumer, kernel)
         last = max(merged)
         self.position[last] = min(self.position[producer], self.position[last])
-        self.dag.remove_node(producer)
+        self.dag.remove(producer)
         self._leave(producer)
 
     def result(self) -> Schedule:
         """The schedule of the kernels that are left."""
-        order = nx.lexicographical_topological_sort(self.dag, key=lambda k: (self.position[k], k))
+        order = self.dag.order(lambda k: (self.position[k], k))
         kernels = tuple(self.kernels[k] for k in order)
         used = {b for k in kernels for b in (*reads(k), *writes(k))}
         used |= {self.schedule.root(b) for b in used} | {*self.schedule.inputs, *self.schedule.outputs}
@@ -88,18 +85,15 @@ class Fusion:
 
     def convex(self, first: int, second: int) -> bool:
         """No path from a kernel to the next but the edge between them."""
-        self.dag.remove_edge(first, second)
-        third = nx.has_path(self.dag, first, second)
-        self.dag.add_edge(first, second)
-        return not third
+        return not self.dag.detour(first, second)
 
     def may_delay(self, first: int, second: int) -> bool:
         """Whether what `first` reads is still unchanged when `second` runs."""
         mine = {self.schedule.root(b) for b in reads(self.kernels[first])}
         overwriters = [
-            k for k in self.dag.successors(first) if mine & {self.schedule.root(b) for b in writes(self.kernels[k])}
+            k for k in self.dag.after[first] if mine & {self.schedule.root(b) for b in writes(self.kernels[k])}
         ]
-        return not any(nx.has_path(self.dag, k, second) for k in overwriters)
+        return not any(self.dag.reaches(k, second) for k in overwriters)
 
     def allows(self, kernel: Kernel) -> bool:
         """Whether a kernel that a rule made may be: it works in place, and its expressions are shallow enough to be
