@@ -9,28 +9,31 @@ What enters: a `Schedule` whose buffers have their places, and a target. What le
 
 Every kernel is cut into units; thread t of T takes units [n*t/T, n*(t+1)/T). Threads meet at a barrier only before a
 kernel that touches memory which a kernel since the last barrier wrote, or writes memory which one read. Kernels too
-small to share run on thread 0 alone, and need no barrier among themselves. Kernels that differ only in the buffers
+small to share run on thread 0 alone, and need no barrier among themselves. The units of a block are its steps: the
+thread that takes a step runs all of the block's kernels for it. Kernels that differ only in the buffers
 they name are emitted once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from llvmlite import ir
 
 from graphc.schedule.expr import walk
-from graphc.schedule.kernels import Contraction, Kernel, Schedule, extents, reads, writes
+from graphc.schedule.kernels import Block, Contraction, Kernel, Loops, Schedule, bodies, extents, reads, writes
 from graphc.schedule.layout import Buffer
 
-from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, store_
+from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
 from .target import Target
 
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
-MEMORY_OF = {"weight": "weights", "const": "weights", "state": "state", "arena": "arena"}
+MEMORY_OF = {"weight": "weights", "const": "weights", "state": "state", "arena": "arena", "thread": "thread"}
 # below this estimate a kernel stays on one thread: waking nobody is quicker
 SHARED_NS = 10_000
 MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple operation or load, an exp
@@ -77,7 +80,7 @@ def places_of(schedule: Schedule) -> dict[str, Place]:
     """The place of every buffer that a kernel touches."""
     numbers = {("inputs", schedule.root(n)): k for k, n in enumerate(schedule.inputs)}
     numbers |= {("outputs", schedule.root(n)): k for k, n in enumerate(schedule.outputs)}
-    used = dict.fromkeys(n for k in schedule.kernels for n in (*reads(k), *writes(k)))
+    used = dict.fromkeys(n for whole in schedule.kernels for k in bodies(whole) for n in (*reads(k), *writes(k)))
     return {name: _place(schedule.buffers[schedule.root(name)], numbers) for name in used}
 
 
@@ -94,29 +97,38 @@ def _place(b: Buffer, numbers: Mapping[tuple[str, str], int]) -> Place:
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel of the schedule: the code, and its buffers in argument order."""
+    """One kernel of the schedule: the code of its parts (itself, or the body of a block), each with its buffers in
+    argument order."""
 
     kernel: Kernel
-    code: PieceCode
-    buffers: tuple[str, ...]
+    parts: tuple[tuple[PieceCode, tuple[str, ...]], ...]
+    units: int
     alone: bool  # on thread 0
 
 
 def pieces_of(schedule: Schedule, target: Target) -> list[Piece]:
-    """The kernels in order, without their names."""
-    places = places_of(schedule)
+    """The kernels in order, blocks as the kernels they are made of, without their names."""
+    places, pieces = places_of(schedule), []
     for kernel in schedule.kernels:
-        _check_apart(kernel, places)
-    return [piece_of(kernel, schedule.buffers, target) for kernel in schedule.kernels]
+        steps = len(kernel.steps) if isinstance(kernel, Block) else 0
+        for part in bodies(kernel):
+            _check_apart(part, places)
+            pieces.append(piece_of(part, schedule.buffers, target, steps))
+    return pieces
 
 
 def calls_of(schedule: Schedule, pieces: Sequence[Piece], codes: Mapping[str, PieceCode]) -> list[Call]:
     """The kernels in order, given the code of every piece by its key."""
-    calls = []
-    for kernel, piece in zip(schedule.kernels, pieces, strict=True):
-        code, names = codes[piece.key], dict(zip(piece.buffers, piece.names, strict=True))
-        alone = work_ns(kernel) < SHARED_NS or code.units < 2
-        calls.append(Call(kernel, code, tuple(names[a] for a in code.arguments), alone))
+    calls, rest = [], iter(pieces)
+    for kernel in schedule.kernels:
+        parts = []
+        for piece in islice(rest, len(bodies(kernel))):
+            code, names = codes[piece.key], dict(zip(piece.buffers, piece.names, strict=True))
+            parts.append((code, tuple(names[a] for a in code.arguments)))
+        is_block = isinstance(kernel, Block)
+        units = math.prod(n for _, n in kernel.steps) if is_block else parts[0][0].units
+        alone = sum(map(work_ns, bodies(kernel))) < SHARED_NS or units < 2
+        calls.append(Call(kernel, tuple(parts), units, alone))
     return calls
 
 
@@ -128,7 +140,7 @@ def _check_apart(kernel: Kernel, places: Mapping[str, Place]) -> None:
                 raise ValueError(f"kernel {kernel.name} writes {name} where {other} lies, which it also uses")
 
 
-def work_ns(kernel: Kernel) -> float:
+def work_ns(kernel: Loops | Contraction) -> float:
     """About how long the kernel takes on one thread, in nanoseconds: only to tell small from large."""
     if isinstance(kernel, Contraction):
         return kernel.macs * MAC_NS
@@ -158,6 +170,8 @@ def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Po
     for side in ("inputs", "outputs"):
         for k in range(len(getattr(schedule, side))):
             memories[side, k] = load_(b, memories[side], PTR, None, k)
+    if schedule.thread_bytes:
+        memories["thread"] = stack(b, I8, schedule.thread_bytes)
     first = b.icmp_signed("==", thread, const(I32, 0))
     share = b.zext(thread, I64), b.zext(threads, I64)
     barriers = 0
@@ -167,10 +181,26 @@ def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Po
             b.call(pool.barrier, [threads, const(I32, barriers)])
         with if_(b, first if group[0].alone else True):
             for call in group:
-                pointers = [_pointer(b, places[n], memories) for n in call.buffers]
-                b.call(call.code.declare(module), [*pointers, *_units(b, call, *share)])
+                _call(b, module, call, places, memories, share)
     b.ret_void()
     return made
+
+
+def _call(b: ir.IRBuilder, module: ir.Module, call: Call, places: Mapping, memories: Mapping, share: tuple) -> None:
+    """The thread's units of one kernel; of a block, step by step."""
+    parts = []
+    for code, names in call.parts:
+        parts.append((code.declare(module), [_pointer(b, places[n], memories) for n in names]))
+    lo, hi = _units(b, call, *share)
+    if not isinstance(call.kernel, Block):
+        ((made, pointers),) = parts
+        b.call(made, [*pointers, lo, hi])
+        return
+    with loop(b, lo, hi, name="step") as step:
+        for (made, pointers), (code, _) in zip(parts, call.parts, strict=True):
+            units = code.units // call.units  # of this kernel in a step
+            first = mul(b, step, units)
+            b.call(made, [*pointers, first, b.add(first, const(I64, units))])
 
 
 def groups(calls: Sequence[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
@@ -197,7 +227,7 @@ def _depends(later: Call, earlier: Call, places: Mapping[str, Place]) -> bool:
 
 def _touched(call: Call, places: Mapping[str, Place]) -> list[tuple[Place, bool]]:
     written = writes(call.kernel)
-    return [(places[n], n in written) for n in call.buffers]
+    return [(places[n], n in written) for n in dict.fromkeys((*reads(call.kernel), *written))]
 
 
 def _pointer(b: ir.IRBuilder, place: Place, memories: Mapping) -> ir.Value:
@@ -208,7 +238,7 @@ def _pointer(b: ir.IRBuilder, place: Place, memories: Mapping) -> ir.Value:
 
 def _units(b: ir.IRBuilder, call: Call, thread: ir.Value, threads: ir.Value) -> list[ir.Value]:
     """The thread's range of the kernel's units."""
-    units = const(I64, call.code.units)
+    units = const(I64, call.units)
     if call.alone:
         return [const(I64, 0), units]
     following = b.add(thread, const(I64, 1))

@@ -67,7 +67,7 @@ def compile_objects(schedule: Schedule, target: Target, name: str) -> Objects:
     fresh = [e for e in entries.values() if isinstance(e, Future)]
     whole = [e.result() if isinstance(e, Future) else e for e in entries.values()]
     code = tuple(entry.partition(b"\n")[2] for entry in whole)
-    return Objects(code, len(pieces), len(fresh), emission, perf_counter() - start)
+    return Objects(code, len(schedule.kernels), len(fresh), emission, perf_counter() - start)
 
 
 def compiled(key: str, facts: list, text: str, target: Target) -> bytes:

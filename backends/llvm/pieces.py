@@ -23,18 +23,19 @@ from .kernels.loops import emit_loops
 from .target import Target
 
 Buffers = Mapping[str, Buffer]
-EmitKernel = Callable[[ir.Module, str, Kernel, Buffers, Target], KernelCode]
+EmitKernel = Callable[[ir.Module, str, Kernel, Buffers, Target, int], KernelCode]
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
     """A kernel over buffers b0, b1, ..., which are `names` in the schedule; `key` is its place in the cache and
-    `symbol` its function's name."""
+    `symbol` its function's name. Of a kernel in a block, the first `steps` axes are the block's."""
 
     key: str
     kernel: Kernel
     buffers: Buffers
     names: tuple[str, ...]
+    steps: int = 0
 
     @property
     def symbol(self) -> str:
@@ -57,34 +58,39 @@ class PieceCode:
         return ir.Function(module, ir.FunctionType(VOID, [PTR] * len(self.arguments) + [I64, I64]), self.symbol)
 
 
-def piece_of(kernel: Kernel, buffers: Buffers, target: Target) -> Piece:
+def piece_of(kernel: Kernel, buffers: Buffers, target: Target, steps: int = 0) -> Piece:
     names = tuple(dict.fromkeys((*reads(kernel), *writes(kernel))))
     general = {n: f"b{i}" for i, n in enumerate(names)}
     same = _renamed(kernel, general)
     # the place matters to code only through alignment, the offset not at all
     bound = {g: replace(buffers[n], name=g, offset=None) for n, g in general.items()}
-    return Piece(cache.key(described(same, tuple(bound.values())), repr(target)), same, bound, names)
+    key = cache.key(described(same, tuple(bound.values())), repr(target), str(steps))
+    return Piece(key, same, bound, names, steps)
 
 
 def emit_piece(piece: Piece, target: Target) -> tuple[ir.Module, PieceCode]:
     """The module of a piece: one public function."""
     module = ir.Module(piece.symbol)
     module.triple = target.triple
-    code = emit_kernel(module, piece.symbol, piece.kernel, piece.buffers, target)
+    code = emit_kernel(module, piece.symbol, piece.kernel, piece.buffers, target, piece.steps)
     code.function.linkage = "external"
     return module, PieceCode(piece.symbol, code.arguments, code.units)
 
 
-def emit_kernel(module: ir.Module, name: str, kernel: Kernel, buffers: Buffers, target: Target) -> KernelCode:
+def emit_kernel(
+    module: ir.Module, name: str, kernel: Kernel, buffers: Buffers, target: Target, steps: int = 0
+) -> KernelCode:
     """One kernel by the emitter of its kind; a contraction of a form that has no tiles runs as loops."""
-    return EMITTERS[type(kernel)](module, name, kernel, buffers, target)
+    return EMITTERS[type(kernel)](module, name, kernel, buffers, target, steps)
 
 
-def _contraction(module: ir.Module, name: str, kernel: Contraction, buffers: Buffers, target: Target) -> KernelCode:
+def _contraction(
+    module: ir.Module, name: str, kernel: Contraction, buffers: Buffers, target: Target, steps: int
+) -> KernelCode:
     try:
-        return emit_contraction(module, name, kernel, buffers, target)
+        return emit_contraction(module, name, kernel, buffers, target, steps)
     except ValueError:
-        return emit_loops(module, name, kernel.to_loops(buffers), buffers, target)
+        return emit_loops(module, name, kernel.to_loops(buffers), buffers, target, steps)
 
 
 EMITTERS: Mapping[type, EmitKernel] = {Loops: emit_loops, Contraction: _contraction}

@@ -45,7 +45,7 @@ MAX_THREADS = 256
 LINE = 16  # i32 in a cache line of 64 bytes
 SPINS = 100  # pauses of 40 to 140 cycles, a few microseconds; then the processor is offered to others
 YIELDS = 100  # offers, some ten microseconds when nobody takes them: about what waking a sleeper costs
-STACK_BYTES = 1 << 20  # musl's default of 128 KiB is too little beside 64 KiB of scratch rows
+STACK_BYTES = 2 << 20  # for what a thread keeps in a block, and 64 KiB of scratch rows; musl's default is 128 KiB
 BUSY = -1  # in place of a process id, while the pool is made afresh
 LIBC = {  # i32 results, as in the C library
     "pthread_create": [PTR, PTR, PTR, PTR],

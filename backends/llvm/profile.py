@@ -14,7 +14,7 @@ from time import perf_counter
 
 import numpy as np
 
-from graphc.schedule.kernels import Contraction, Kernel, reads, writes
+from graphc.schedule.kernels import Kernel, reads, writes
 from graphc.schedule.layout import NUMPY, Buffer
 
 from .calibrate import Limits
@@ -55,13 +55,13 @@ def profile(program: LlvmProgram, runs: int = 30) -> list[KernelTime]:
     empty = seconds(())
     for kernel in schedule.kernels:
         touched = {schedule.root(b) for b in (*reads(kernel), *writes(kernel))}
-        contraction = isinstance(kernel, Contraction)
+        macs = getattr(kernel, "macs", 0)
         found.append(
             KernelTime(
                 kernel.name,
-                kernel.kind if contraction else "loops",
+                getattr(kernel, "kind", type(kernel).__name__.lower()),
                 max(seconds((kernel,)) - empty, 0.0),
-                kernel.macs if contraction else 0,
+                macs,
                 sum(schedule.buffers[b].bytes for b in touched),
             )
         )

@@ -6,6 +6,7 @@ from graphc.ir import Graph
 from graphc.passes import debug_level, dump, report
 
 from .assign_layouts import assign_layouts
+from .block import block
 from .fusion import fuse
 from .kernels import Contraction, Loops, Schedule
 from .layout import Buffer, Layout
@@ -20,6 +21,7 @@ PIPELINE = (
     fuse,  # few kernels first: layouts and memory then see only the buffers that remain
     order,  # updates as early as they may run, so that gradients die young
     assign_layouts,  # blocks, packed weights, halos, and the copies that these need
+    block,  # chains of kernels in step, once it is known what lies between them
     plan_memory,  # offsets, once every buffer and the order are known
 )
 
@@ -46,6 +48,7 @@ __all__ = [
     "Loops",
     "Schedule",
     "assign_layouts",
+    "block",
     "fuse",
     "lower",
     "make_schedule",

@@ -8,14 +8,16 @@ the axes of a stage are walked one iteration after another, in order.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from .expr import Aff, Bound, E
 from .flat import IDENTITY, LEAST, ClippedStore, FlatContraction, FlatLoops
-from .kernels import Contraction, Kernel, Loops, Reduce, Stage, Store
+from .kernels import Block, Contraction, Kernel, Loops, Reduce, Stage, Store
 from .layout import NUMPY, Buffer
+from .rewriting import substitute
 from .scalar import apply
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,9 +30,23 @@ def run_kernel(kernel: Kernel, buffers: Mapping[str, Buffer], arrays: Arrays, re
     other in axis order; emitters take them in another fixed order, so compare with a tolerance. IndexError where a
     load or store whose guards hold leaves its buffer.
     """
+    if isinstance(kernel, Block):
+        own = {n: np.full(buffers[n].elements, np.nan).astype(real) for n in kernel.local}
+        for point in product(*(range(extent) for _, extent in kernel.steps)):
+            at = {a: Aff(k) for (a, _), k in zip(kernel.steps, point, strict=True)}
+            for part in kernel.body:
+                run_kernel(_one_step(part, at, buffers), buffers, {**arrays, **own}, real)
+        return
     flat = isinstance(kernel, FlatLoops | FlatContraction)
     loops = kernel.to_loops(buffers) if isinstance(kernel, Contraction) else kernel
     _Run(loops, buffers, arrays, real, flat).run()
+
+
+def _one_step(kernel: Loops | Contraction, at: Mapping[str, Aff], buffers: Mapping[str, Buffer]) -> Loops:
+    """A kernel of a block in one of the steps."""
+    loops = kernel.to_loops(buffers) if isinstance(kernel, Contraction) else kernel
+    par = tuple(a for a in loops.par if a[0] not in at)
+    return replace(loops, par=par, stages=tuple(substitute(s, at) for s in loops.stages))
 
 
 class _Run:

@@ -7,6 +7,8 @@ Parallel axes carry no dependence, and a kernel stores each element at most once
 `Contraction` is a `Loops` with a better emitter: out[par] = epilogue(sum over red of x * w). `to_loops()` is its
 meaning, its oracle, and the way a backend without special kernels runs it.
 
+`Block` runs several kernels in step, so that what one leaves for the next stays in the cache of its thread.
+
 Axis names are unique within a kernel: `AxisNames()` hands them out.
 """
 
@@ -72,6 +74,11 @@ class Stage:
 class Accessing:
     """What a kernel reads and writes, found once."""
 
+    @property
+    def own(self) -> frozenset[str]:
+        """Buffers that nobody outside of the kernel sees."""
+        return frozenset()
+
     @cached_property
     def loads(self) -> tuple[E, ...]:
         """Every distinct load, scratch included."""
@@ -80,7 +87,7 @@ class Accessing:
     @cached_property
     def outside(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the buffers read and written, each once in order of first use, scratch left out."""
-        own = {b.name for b in self.scratch} if isinstance(self, Loops) else set()
+        own = self.own
         read = (e.attr[0] for e in self.loads)
         written = (s.buffer for s in stores(self))  # type: ignore[arg-type]
         return tuple(tuple(dict.fromkeys(n for n in names if n not in own)) for names in (read, written))
@@ -96,6 +103,10 @@ class Loops(Accessing):
     stages: tuple[Stage, ...]
     scratch: tuple[Buffer, ...] = ()
     scope: str = ""
+
+    @property
+    def own(self) -> frozenset[str]:
+        return frozenset(b.name for b in self.scratch)
 
 
 @dataclass(frozen=True)
@@ -144,11 +155,37 @@ class Contraction(Accessing):
         return math.prod(e for _, e in self.par + self.red)
 
 
-Kernel = Loops | Contraction
+@dataclass(frozen=True)
+class Block(Accessing):
+    """For each point of `steps`, the kernels of `body` in order, each over the rest of its parallel axes: the first
+    axes of all of them are the steps. What a kernel hands to the next lies in the buffers named `local`, of place
+    "thread": each step sees its own, and leaves nothing behind."""
+
+    name: str
+    steps: tuple[Axis, ...]
+    body: tuple[Loops | Contraction, ...]
+    local: tuple[str, ...]
+    scope: str = ""
+
+    @property
+    def own(self) -> frozenset[str]:
+        return frozenset(self.local)
+
+    @property
+    def macs(self) -> int:
+        return sum(k.macs for k in self.body if isinstance(k, Contraction))
+
+
+Kernel = Loops | Contraction | Block
 ACC = temp("acc")
 
 
-def extents(kernel: Kernel) -> dict[str, int]:
+def bodies(kernel: Kernel) -> tuple[Loops | Contraction, ...]:
+    """The kernel itself, or what a block is made of."""
+    return kernel.body if isinstance(kernel, Block) else (kernel,)
+
+
+def extents(kernel: Loops | Contraction) -> dict[str, int]:
     """Every axis of the kernel with its extent."""
     inner = kernel.red if isinstance(kernel, Contraction) else tuple(a for s in kernel.stages for a in s.axes)
     return dict(kernel.par + inner)
@@ -156,11 +193,12 @@ def extents(kernel: Kernel) -> dict[str, int]:
 
 def expressions(kernel: Kernel) -> Iterator[E]:
     """Every expression the kernel evaluates, the operands of a contraction included."""
-    if isinstance(kernel, Contraction):
-        yield from (kernel.x.as_load(), kernel.w.as_load())
-        yield from stage_expressions(Stage((), kernel.stores))
-    else:
-        yield from stage_expressions(*kernel.stages)
+    for k in bodies(kernel):
+        if isinstance(k, Contraction):
+            yield from (k.x.as_load(), k.w.as_load())
+            yield from stage_expressions(Stage((), k.stores))
+        else:
+            yield from stage_expressions(*k.stages)
 
 
 def stage_expressions(*stages: Stage) -> Iterator[E]:
@@ -174,6 +212,8 @@ def stage_expressions(*stages: Stage) -> Iterator[E]:
 
 
 def stores(kernel: Kernel) -> list[Store]:
+    if isinstance(kernel, Block):
+        return [s for k in kernel.body for s in stores(k)]
     if isinstance(kernel, Contraction):
         return list(kernel.stores)
     return [o for s in kernel.stages for o in s.outs if isinstance(o, Store)]
@@ -203,7 +243,8 @@ class Schedule:
     another shape. `leaves` maps weight and state buffers to the user's names, `data` holds arrays by user's name or,
     for constants, by buffer. Once planned, every arena, weight, const and state buffer has an offset. `arena_bytes`,
     `weight_bytes` (constants included) and `state_bytes` are the sizes of the three memories the program gets;
-    `lifetimes` are the first and last kernel that touch an arena buffer.
+    `thread_bytes` is what each thread keeps to itself within a block; `lifetimes` are the first and last kernel that
+    touch an arena buffer.
     """
 
     name: str
@@ -217,6 +258,7 @@ class Schedule:
     arena_bytes: int = 0
     weight_bytes: int = 0
     state_bytes: int = 0
+    thread_bytes: int = 0
     lifetimes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def replace(self, **changes) -> Schedule:

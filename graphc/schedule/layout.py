@@ -19,7 +19,7 @@ from .expr import Aff, E, Extents
 
 ITEMSIZE = {"f32": 4, "i32": 4, "u8": 1, "i1": 1}
 NUMPY = {"f32": np.float32, "i32": np.int32, "u8": np.uint8, "i1": np.bool_}
-PLACES = ("input", "output", "weight", "state", "const", "arena", "scratch")
+PLACES = ("input", "output", "weight", "state", "const", "arena", "scratch", "thread")
 ALIGNMENT = 64  # bytes; every buffer starts on such an address
 BLOCK = 16  # channels in a block: one AVX-512 vector, two AVX2, four NEON; the packing is the same for all
 
@@ -83,7 +83,7 @@ class Buffer:
 
     Places: `input` and `output` are the caller's arrays (always plain); `weight` is read-only, packed at compile time;
     `state` is what a step changes; `const` holds tables; `arena` is planned working memory; `scratch` belongs to one
-    thread within one unit of one kernel.
+    thread within one unit of one kernel, `thread` to one thread within one step of a `Block`.
     """
 
     name: str

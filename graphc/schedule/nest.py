@@ -9,7 +9,7 @@ so results have the same bits for any vector width and any number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -78,8 +78,9 @@ def _lanes_kept(stage: Stage) -> int:
     return max(LANES, VIRTUAL_LANES >> (max(0, len(reductions) - 1) + dear))
 
 
-def normalise(kernel: Loops | Nest, buffers: Buffers) -> Nest:
-    """`Loops` -> `Nest`."""
+def normalise(kernel: Loops | Nest, buffers: Buffers, steps: int = 0) -> Nest:
+    """`Loops` -> `Nest`. The first `steps` parallel axes stay first and by themselves: each of their points
+    is a unit."""
     if isinstance(kernel, Nest):
         return kernel
     flat = flatten(kernel, buffers)
@@ -89,11 +90,13 @@ def normalise(kernel: Loops | Nest, buffers: Buffers) -> Nest:
             f"kernel {flat.name}: its scratch rows take {room} bytes, more than {SCRATCH_BYTES}\n"
             "  put such a row into an arena buffer, or compute its elements again"
         )
-    flat = fuse_products(collapse(sort_axes(drop_single(flat))))
-    vector, rows = choose_vectors(flat, buffers)
-    tile = find_tile(flat, vector)
+    fixed = frozenset(a for a, _ in flat.par[:steps])
+    flat = fuse_products(collapse(sort_axes(drop_single(flat), fixed), fixed))
+    vector, rows = choose_vectors(flat, buffers, fixed)
+    tile = find_tile(flat, vector, fixed)
     flat = innermost(flat, vector, tile, rows)
-    grid, chunk, units = partition(flat, vector, tile)
+    fixed = [n for a, n in flat.par if a in fixed]
+    grid, chunk, units = stepped(flat, fixed) if steps else partition(flat, vector, tile)
     return Nest(flat, grid, chunk, units, vector, rows, find_cuts(flat, vector, tile, rows), tile)
 
 
@@ -103,9 +106,9 @@ def drop_single(kernel: FlatLoops) -> FlatLoops:
     return _substituted(kernel, gone, lambda axes: tuple(x for x in axes if x[1] != 1)) if gone else kernel
 
 
-def sort_axes(kernel: FlatLoops) -> FlatLoops:
-    """Parallel axes by falling stride of the first store that they move, stage axes of their first access. Stages
-    with argmax keep their order, which decides ties."""
+def sort_axes(kernel: FlatLoops, fixed: frozenset[str] = frozenset()) -> FlatLoops:
+    """Parallel axes by falling stride of the first store that they move, `fixed` ones before them as they are; stage
+    axes of their first access. Stages with argmax keep their order, which decides ties."""
 
     def ordered(axes: tuple[Axis, ...], accesses: list[Aff | E]) -> tuple[Axis, ...]:
         strides = {a: next((abs(c) for i in accesses if (c := coefficient(i, a))), 0) for a, _ in axes}
@@ -119,15 +122,18 @@ def sort_axes(kernel: FlatLoops) -> FlatLoops:
         stages.append(stage if keep else Stage(ordered(stage.axes, accesses), stage.outs))
     own = {b.name for b in kernel.scratch}
     outside = [s.indices[0] for g in stages for s in g.outs if isinstance(s, Store) and s.buffer not in own]
-    return replace(kernel, par=ordered(kernel.par, outside or first_stores), stages=tuple(stages))
+    first = tuple(x for x in kernel.par if x[0] in fixed)
+    free = tuple(x for x in kernel.par if x[0] not in fixed)
+    return replace(kernel, par=first + ordered(free, outside or first_stores), stages=tuple(stages))
 
 
-def collapse(kernel: FlatLoops) -> FlatLoops:
-    """Neighbours a, b -> one axis, where every index, guard and axis value moves by a as by extent(b) times b."""
+def collapse(kernel: FlatLoops, fixed: frozenset[str] = frozenset()) -> FlatLoops:
+    """Neighbours a, b -> one axis, where every index, guard and axis value moves by a as by extent(b) times b, and a
+    is not `fixed`."""
 
     def step(axes: tuple[Axis, ...], affs: set[Aff]) -> dict[str, Aff] | None:
         for (a, _), (b, extent) in pairwise(axes):
-            if all(aff.coef(a) == aff.coef(b) * extent for aff in affs):
+            if a not in fixed and all(aff.coef(a) == aff.coef(b) * extent for aff in affs):
                 return {a: Aff(), b: Aff.of(a)}
         return None
 
@@ -163,7 +169,9 @@ def fuse_products(kernel: FlatLoops) -> FlatLoops:
     return replace(kernel, stages=tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in kernel.stages))
 
 
-def choose_vectors(kernel: FlatLoops, buffers: Buffers) -> tuple[str | None, tuple[str | None, ...]]:
+def choose_vectors(
+    kernel: FlatLoops, buffers: Buffers, fixed: frozenset[str] = frozenset()
+) -> tuple[str | None, tuple[str | None, ...]]:
     """(vector axis, row axis of each stage): lanes along a parallel axis, or along an inner axis of each stage.
 
     Among axes with unit stride in some access the one with the most accesses wins: iterations of the access, times 3
@@ -188,7 +196,8 @@ def choose_vectors(kernel: FlatLoops, buffers: Buffers) -> tuple[str | None, tup
 
     # a row for each lane must fit on the stack
     roomy = sum(b.bytes for b in kernel.scratch) * LANES <= SCRATCH_BYTES
-    lane_score, vector = best(kernel.par, kernel.stages, MIN_PARALLEL) if roomy else (0.0, None)
+    par = tuple(x for x in kernel.par if x[0] not in fixed)
+    lane_score, vector = best(par, kernel.stages, MIN_PARALLEL) if roomy else (0.0, None)
     found = [best(s.axes, (s,), MIN_ROW) if _rows_allowed(s) else (0.0, None) for s in kernel.stages]
     row_score = sum(score for score, _ in found)
     if lane_score >= row_score and lane_score > 0:
@@ -196,11 +205,11 @@ def choose_vectors(kernel: FlatLoops, buffers: Buffers) -> tuple[str | None, tup
     if row_score > 0:
         return None, tuple(a if score > 0 else None for score, a in found)
     # no unit stride anywhere: gathers along the longest parallel axis still share the arithmetic
-    longest = max(kernel.par, key=lambda x: x[1], default=("", 0))
+    longest = max(par, key=lambda x: x[1], default=("", 0))
     return (longest[0] if roomy and longest[1] >= MIN_ROW else None), (None,) * len(found)
 
 
-def find_tile(kernel: FlatLoops, vector: str | None) -> str | None:
+def find_tile(kernel: FlatLoops, vector: str | None, fixed: frozenset[str] = frozenset()) -> str | None:
     """The axis to walk in tiles with `vector`, see `Nest`. Only for copies and arithmetic, one stage without axes."""
     if vector is None or len(kernel.stages) > 1 or kernel.stages[0].axes or kernel.scratch:
         return None
@@ -208,7 +217,7 @@ def find_tile(kernel: FlatLoops, vector: str | None) -> str | None:
     for leaf in tile_leaves(kernel.stages[0], vector):
         index = loads(leaf)[0].attr[1][0]
         for a, coef in index.terms:
-            if coef == 1 and sizes[a] >= MIN_PARALLEL:
+            if coef == 1 and a not in fixed and sizes[a] >= MIN_PARALLEL:
                 return a
     return None
 
@@ -241,6 +250,12 @@ def innermost(kernel: FlatLoops, vector: str | None, tile: str | None, rows: tup
         for s, row in zip(kernel.stages, rows, strict=True)
     )
     return replace(kernel, par=par, stages=stages)
+
+
+def stepped(kernel: FlatLoops, steps: Sequence[int]) -> tuple[int, int, int]:
+    """As `partition`, of a kernel whose first axes are steps: one unit each."""
+    following = kernel.par[len(steps)][1] if len(steps) < len(kernel.par) else 1
+    return len(steps), following, math.prod(steps)
 
 
 def partition(kernel: FlatLoops, vector: str | None, tile: str | None) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .kernels import Schedule, reads, writes
+from .kernels import Block, Schedule, reads, writes
 from .layout import ALIGNMENT, Buffer
 
 
@@ -35,15 +35,28 @@ def plan_memory(schedule: Schedule) -> Schedule:
     arena = min(plans, key=lambda p: total(p, spans))
     weights, weight_bytes = consecutive([b for b in schedule.buffers.values() if b.place in ("weight", "const")])
     state, state_bytes = consecutive([b for b in schedule.buffers.values() if b.place == "state"])
-    offsets = {**arena, **weights, **state}
+    own, thread_bytes = thread_plan(schedule)
+    offsets = {**arena, **weights, **state, **own}
     buffers = {n: replace(b, offset=offsets.get(schedule.root(n))) for n, b in schedule.buffers.items()}
     return schedule.replace(
         buffers=buffers,
         arena_bytes=total(arena, spans),
         weight_bytes=weight_bytes,
         state_bytes=state_bytes,
+        thread_bytes=thread_bytes,
         lifetimes={s.name: (s.first, s.last) for s in spans},
     )
+
+
+def thread_plan(schedule: Schedule) -> tuple[dict[str, int], int]:
+    """Offsets of the buffers that a thread keeps within a block, and the most bytes that any block needs. Blocks run
+    one after the other and share this memory; within a block all lie side by side."""
+    offsets, most = {}, 0
+    for kernel in schedule.kernels:
+        own, size = consecutive([schedule.buffers[n] for n in kernel.local] if isinstance(kernel, Block) else [])
+        offsets |= own
+        most = max(most, size)
+    return offsets, most
 
 
 def lifetimes(schedule: Schedule) -> list[Span]:

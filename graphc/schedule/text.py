@@ -9,16 +9,17 @@ from collections import Counter
 
 from .expr import E, walk
 from .expr import show as show_expr
-from .kernels import Contraction, Kernel, Reduce, Schedule, Stage, Store
+from .kernels import Block, Contraction, Kernel, Reduce, Schedule, Stage, Store
 from .layout import Buffer
 
-PLACES = ("input", "weight", "state", "const", "arena", "output")
+PLACES = ("input", "weight", "state", "const", "arena", "thread", "output")
 
 
 def show(schedule: Schedule) -> str:
     """The whole schedule as text."""
     sizes = [f"{v} {k}" for k, v in (("arena bytes", schedule.arena_bytes), ("weight bytes", schedule.weight_bytes),
-                                     ("state bytes", schedule.state_bytes)) if v]  # fmt: skip
+                                     ("state bytes", schedule.state_bytes),
+                                     ("bytes a thread", schedule.thread_bytes)) if v]  # fmt: skip
     lines = [f"schedule @{schedule.name} {{" + (f"  # {', '.join(sizes)}" if sizes else "")]
     for place in PLACES:
         lines += [show_buffer(schedule, b) for b in schedule.buffers.values() if b.place == place]
@@ -41,6 +42,9 @@ def show_buffer(schedule: Schedule, b: Buffer) -> str:
 
 def show_kernel(kernel: Kernel, number: int) -> list[str]:
     note = f"  # {kernel.scope}" if kernel.scope else ""
+    if isinstance(kernel, Block):
+        body = [line for k, part in enumerate(kernel.body) for line in show_kernel(part, k)]
+        return [f"  {number} block @{kernel.name} steps{show_axes(kernel.steps)} {{{note}", *_indented(body), "    }"]
     if isinstance(kernel, Contraction):
         x, w = (show_expr(a.as_load()) for a in (kernel.x, kernel.w))
         head = f"  {number} {kernel.kind} @{kernel.name} {show_axes(kernel.par)} sum {show_axes(kernel.red)}"
@@ -50,6 +54,10 @@ def show_kernel(kernel: Kernel, number: int) -> list[str]:
     for stage in kernel.stages:
         lines += show_stage(stage)
     return [*lines, "    }"]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def show_stage(stage: Stage) -> list[str]:

@@ -29,10 +29,12 @@ from .tiles import Group, Tile, equalised, plan, tiles_along
 Buffers = Mapping[str, Buffer]
 
 
-def emit_contraction(module: ir.Module, name: str, kernel: Contraction, buffers: Buffers, target: Target) -> KernelCode:
-    """The kernel as function `name` of `module`. ValueError where the operands do not have the form that register
-    tiles need; `kernel.to_loops()` is then the way."""
-    form = analyse(flatten_contraction(kernel, buffers), buffers)
+def emit_contraction(
+    module: ir.Module, name: str, kernel: Contraction, buffers: Buffers, target: Target, steps: int = 0
+) -> KernelCode:
+    """The kernel as function `name` of `module`; `steps`: how many of its first axes are those of a block. ValueError
+    where the operands do not have the form that register tiles need; `kernel.to_loops()` is then the way."""
+    form = analyse(flatten_contraction(kernel, buffers), buffers, steps)
     chosen = plan(form, buffers, target)
     written = writes(kernel)
     arguments = tuple(dict.fromkeys((*reads(kernel), *written)))

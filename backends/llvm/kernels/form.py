@@ -25,10 +25,10 @@ LINE = 16  # floats in one line of a cache
 class Form:
     """`partner` is the axis of lane blocks (None: there is one block of `block` lanes); `channels` lanes exist in all.
 
-    `batch` axes are those that both operands know, `points` those that w does not know, widest stride in x first. A
-    point axis that was split and whose last block is incomplete appears under its own name and true extent, with its
-    split in `whole`; `pad` are its places in the padding, which only get zeros. `partial` are the reduction axes whose
-    last block is incomplete, by their outer axis.
+    `batch` axes are the steps of a block, and those that both operands know, `points` those that w does not know,
+    widest stride in x first. A point axis that was split and whose last block is incomplete appears under its own name
+    and true extent, with its split in `whole`; `pad` are its places in the padding, which only get zeros. `partial` are
+    the reduction axes whose last block is incomplete, by their outer axis.
     """
 
     name: str
@@ -113,8 +113,9 @@ def touched(aff: Aff, extents: Mapping[str, int]) -> int:
     return max(dense, LINE) * copies
 
 
-def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer]) -> Form:
-    """The form of `kernel`. ValueError where it has another."""
+def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int = 0) -> Form:
+    """The form of `kernel`, whose first `steps` axes go before all others. ValueError where it has another."""
+    fixed = {a for a, _ in kernel.par[:steps]}
     split = kernel.split(kernel.lanes)
     if any(buffers[a.buffer].dtype != "f32" for a in (kernel.x, kernel.w)):
         raise ValueError(f"contraction {kernel.name} is not of f32")
@@ -122,14 +123,15 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer]) -> Form:
         raise ValueError(f"contraction {kernel.name} writes its operand {', '.join(sorted(written))}")
     if (stride := kernel.w.indices[0].coef(kernel.lanes)) != 1:
         raise ValueError(f"contraction {kernel.name}: %{kernel.w.buffer} has stride {stride} along the lanes, not 1")
-    kernel = _joined(_without_single(kernel), {kernel.lanes, split.outer})
+    kernel = _joined(_without_single(kernel), {kernel.lanes, split.outer} | fixed)
     x, w = kernel.x.indices[0], kernel.w.indices[0]
     par = [(a, e) for a, e in kernel.par if a != kernel.lanes]
     partner = split.outer if split.outer in dict(par) else None
     if x.coef(kernel.lanes) or (partner and x.coef(partner)):
         raise ValueError(f"contraction {kernel.name}: %{kernel.x.buffer} depends on the lanes")
-    batch = tuple((a, e) for a, e in par if a != partner and w.coef(a))
-    points, whole, pad = _points(kernel, [(a, e) for a, e in par if a != partner and not w.coef(a)])
+    batch = tuple((a, e) for a, e in par if a != partner and (w.coef(a) or a in fixed))
+    free = fixed | {a for a, _ in batch} | {partner}
+    points, whole, pad = _points(kernel, [(a, e) for a, e in par if a not in free])
     red = dict(kernel.red)
     for s in kernel.splits:
         if s.partial and s is not split and {s.outer, s.inner} & set(dict(batch)):

@@ -34,16 +34,17 @@ NODES = 256  # arithmetic in one iteration of the innermost loop, beyond which f
 WINDOW = 7  # points of a sliding window side by side: divides the sizes of most maps; 4 take 1.5 times as long
 FEW_NODES = 16  # arithmetic beyond which the loop itself costs too little to be worth a second copy of the body
 DEAR = {"exp": 16, "log": 16, "tanh": 16, "erf": 24}
-PACKED = ("weight", "const", "state", "arena")  # places whose buffers begin at multiples of 64 bytes
+PACKED = ("weight", "const", "state", "arena", "thread")  # places whose buffers begin at multiples of 64 bytes
 Span = tuple[Number, Number] | None
 BASE = "%base"  # the lanes axis's value in the first lane
 
 
 def emit_loops(
-    module: ir.Module, name: str, kernel: Loops | Nest, buffers: Mapping[str, Buffer], target: Target
+    module: ir.Module, name: str, kernel: Loops | Nest, buffers: Mapping[str, Buffer], target: Target, steps: int = 0
 ) -> KernelCode:
-    """A kernel (logical, flat or normalised) as a function of `module`."""
-    nest = normalise(kernel, buffers)
+    """A kernel (logical, flat or normalised) as a function of `module`. `steps`: how many of its first parallel axes
+    are those of a block."""
+    nest = normalise(kernel, buffers, steps)
     loops = nest.kernel
     written = writes(loops)
     names = tuple(dict.fromkeys((*reads(loops), *written)))

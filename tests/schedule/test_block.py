@@ -1,0 +1,120 @@
+"""Blocks: kernels in step give what they give one after the other, and only chains that fit are put in step."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import graphc
+from graphc import nn
+from graphc.models import MobileNetV1, ViT, get
+from graphc.schedule import PIPELINE, make_schedule
+from graphc.schedule.kernels import Block, Contraction, bodies
+from graphc.schedule.layout import ALIGNMENT
+
+from .harness import run_schedule
+from .networks import GRAPHS, draw
+
+THREADS = (1, 2, 3, 8)
+
+
+@pytest.fixture
+def everywhere(monkeypatch):
+    """Blocks wherever they are possible, however small the network."""
+    module = sys.modules["graphc.schedule.block"]
+    for name, value in {"NEAR_BYTES": 1, "FEWEST_STEPS": 2, "FEWEST_POINTS": 1}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module._Chains, "cost", lambda *_: 0.0)
+
+
+def blocks(schedule) -> list[Block]:
+    return [k for k in schedule.kernels if isinstance(k, Block)]
+
+
+class Wide(nn.Module):
+    """3x3 convolutions that are large enough for Winograd's tiles, odd in channels, on an image of whole tiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(16, 37, 3, padding=1), nn.Conv2d(37, 17, 3, padding=1)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu()).relu()
+
+
+NETWORKS = {
+    "winograd": (Wide, (1, 16, 24, 16)),
+    "winograd batch 3": (Wide, (3, 16, 8, 12)),
+    "depthwise": (lambda: MobileNetV1(classes=10), (2, 3, 64, 64)),
+    "attention": (lambda: ViT(classes=7, size=32, width=48, depth=1, heads=3), (2, 3, 32, 32)),
+    "lenet5": (lambda: get("lenet5").make(), (3, 1, 28, 28)),
+}
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_blocks_give_the_same_bits(name, monkeypatch, request):
+    make, shape = NETWORKS[name]
+    model = make()
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    step = PIPELINE[-2]
+    assert step.__name__ == "block"
+    without = tuple(s for s in PIPELINE if s is not step)
+    monkeypatch.setattr("graphc.schedule.PIPELINE", without)
+    plain = graphc.compile(model, shape)
+    assert not blocks(plain.program.schedule)
+    monkeypatch.setattr("graphc.schedule.PIPELINE", PIPELINE)
+    request.getfixturevalue("everywhere")
+    net = graphc.compile(model, shape)
+    assert blocks(net.program.schedule), "nothing is in step"
+    want = plain(x)
+    for threads in THREADS:
+        net.program.threads = threads
+        net.program.poison()
+        assert (net(x) == want).all(), f"{threads} threads"
+
+
+@pytest.mark.parametrize("name", list(GRAPHS))
+def test_the_interpreted_block_means_the_same(name, everywhere, monkeypatch):
+    graph = GRAPHS[name]()
+    schedule = make_schedule(graph)
+    monkeypatch.setattr("graphc.schedule.PIPELINE", tuple(s for s in PIPELINE if s.__name__ != "block"))
+    outputs, state = run_schedule(schedule, *draw(graph), real=np.float64)
+    wanted, wanted_state = run_schedule(make_schedule(graph), *draw(graph), real=np.float64)
+    for got, want in zip(outputs, wanted, strict=True):
+        assert (got == want).all()
+    for leaf, want in wanted_state.items():
+        assert (state[leaf] == want).all(), leaf
+
+
+def test_large_maps_go_through_winograd_by_rows_of_tiles():
+    schedule = graphc.compile(get("resnet18").make(), (1, 3, 224, 224)).program.schedule
+    found = [b for b in blocks(schedule) if sum(isinstance(k, Contraction) for k in b.body) == 1 and len(b.body) > 2]
+    assert found, "layer1 of resnet18 transforms, multiplies and transforms back in step"
+    for block in found:
+        assert {b.place for n in block.local if (b := schedule.buffers[n])} == {"thread"}
+        assert all(k.par[: len(block.steps)] == block.steps for k in block.body)
+    most = max(sum(-(-schedule.buffers[n].bytes // ALIGNMENT) * ALIGNMENT for n in b.local) for b in blocks(schedule))
+    assert schedule.thread_bytes == most
+
+
+def test_nothing_is_put_in_step_where_the_caches_hold_it():
+    schedule = graphc.compile(get("lenet5").make(), (1, 1, 28, 28)).program.schedule
+    assert not blocks(schedule)
+
+
+def test_a_buffer_with_two_readers_stays_whole(everywhere):
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(16, 16, 1) for _ in range(3))
+
+        def forward(self, x):
+            x = self.a(x).sigmoid()
+            return self.b(x) + self.c(x.transpose(0, 1, 3, 2))
+
+    schedule = graphc.compile(Fork(), (1, 16, 8, 8)).program.schedule
+    local = {n for b in blocks(schedule) for n in b.local}
+    read_by = {n: sum(n in k.outside[0] for w in schedule.kernels for k in bodies(w)) for n in schedule.buffers}
+    assert all(read_by[n] == 1 for n in local)
