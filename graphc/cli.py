@@ -150,6 +150,7 @@ def build_command(p: Parser) -> None:
 def bench_command(p: Parser) -> None:
     working(network(p)).option("--seconds", type=at_least(0, float), metavar="S", default=2.0, help="default: 2")
     rounding(p).option("--kernels", action="store_true", help="also the time of every kernel")
+    p.option("--accuracy", action="store_true", help="also the error of both precisions against float64")
 
 
 def show_command(p: Parser) -> None:

@@ -18,11 +18,12 @@ from time import perf_counter
 import numpy as np
 
 from graphc import driver
+from graphc.accuracy import accuracy, random_input
 from graphc.files import check_writable, write_whole
 from graphc.frontend.answers import Answer, save
 from graphc.frontend.arrays import read_array
 from graphc.frontend.networks import Network, find
-from graphc.ir import NUMPY, Graph, GraphcError, TensorType, dims, show
+from graphc.ir import NUMPY, Graph, GraphcError, dims, show
 from graphc.nn import CrossEntropyLoss, init
 from graphc.nn.optim import SGD, Adam, AdamW, Optimizer
 from graphc.passes import TRAINING, run_passes
@@ -227,8 +228,12 @@ def bench(a: Namespace) -> int:
         "best_ms": 1e3 * min(seconds),
         "gmacs_per_second": macs / statistics.median(seconds) / 1e9,
     }
+    kernels = driver.kernel_times(net.program, a.backend) if a.kernels else None
+    errors = accuracy(found.model, found.shape, a.threads, found.name) if a.accuracy else []
     if a.json:
-        print(json.dumps(figures))
+        more = kernels.data() if kernels else {}
+        more |= {"accuracy": {e.precision: {"rms": e.rms, "max": e.max} for e in errors}} if errors else {}
+        print(json.dumps(figures | more))
         return 0
     print(
         f"{found.name}, input {dims(found.shape)}, {a.threads} thread{'s' * (a.threads > 1)}: "
@@ -237,14 +242,8 @@ def bench(a: Namespace) -> int:
         f"{found.shape[0] * 1e3 / figures['median_ms']:,.0f} images/s, {figures['gmacs_per_second']:.1f} GMAC/s, "
         f"compiled in {compiled:.2f} s"
     )
-    if a.kernels:
-        print(driver.kernel_times(net.program, a.backend))
+    print(*filter(None, [kernels]), *errors, sep="\n", end="\n" if kernels or errors else "")
     return 0
-
-
-def random_input(kind: TensorType) -> np.ndarray:
-    numbers = np.random.Generator(np.random.Philox(0)).standard_normal(kind.shape, np.float32)
-    return numbers if kind.dtype == "f32" else np.abs(numbers * 10).astype(NUMPY[kind.dtype])
 
 
 def timed(call: Callable[[], object], seconds: float, warm: int = 3, least: int = 5) -> list[float]:

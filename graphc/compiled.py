@@ -34,6 +34,12 @@ class Program(Protocol):
     def load_weights(self, schedule: Schedule | None, graph: Graph) -> None: ...
 
 
+class KernelTimes(Protocol):
+    """What a backend's `kernel_times` gives: prints as a table, and as data for JSON."""
+
+    def data(self) -> dict[str, object]: ...
+
+
 class CompiledNetwork:
     """A compiled network: call it on arrays. `graph` is the graph after all passes, `schedule` its kernels, buffers and
     memory plan (None for the reference backend), `program.source` the generated code as text."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphc.compiled import CompiledNetwork, CompiledStep, Program
+from graphc.compiled import CompiledNetwork, CompiledStep, KernelTimes, Program
 from graphc.ir import (
     Graph,
     GraphcError,
@@ -223,7 +223,7 @@ def program_of(backend: str, schedule: Schedule | None, graph: Graph, threads: i
         for kind, text in program.source.items():
             dump(f"{graph.name}{kind}", str, text)
     if debug_level() >= 2 and schedule is not None:
-        report(made_by.kernel_times(program))
+        report(str(made_by.kernel_times(program)))
     return program
 
 
@@ -280,8 +280,8 @@ def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable
 # Reports
 
 
-def kernel_times(program: Program, backend: str = "llvm") -> str:
-    """Every kernel of a program timed, as a table."""
+def kernel_times(program: Program, backend: str = "llvm") -> KernelTimes:
+    """Every kernel of a program timed and held against the limits of the machine."""
     made_by = backend_of(backend)
     if not hasattr(made_by, "kernel_times"):
         raise GraphcError(f"the {backend} backend has no kernels to time")

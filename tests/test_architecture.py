@@ -43,7 +43,8 @@ BELOW = {
         "driver",
         "compiled",
     },  # graphc/__init__.py
-    "commands": {"", "ir", "nn", "passes", "schedule", "report", "files", "frontend", "train", "driver"},
+    "accuracy": {"ir", "passes", "driver"},
+    "commands": {"", "ir", "nn", "passes", "schedule", "report", "files", "frontend", "train", "driver", "accuracy"},
     "cli": {"", "ir", "train", "commands"},
     "models": {"ir", "nn"},
     "backends.reference": {"ir", "ops"},
@@ -63,6 +64,7 @@ PACKAGES = {
     "train": {"numpy", "rich", "safetensors"},
     "compiled": {"numpy"},
     "driver": {"numpy"},
+    "accuracy": {"numpy"},
     "commands": {"numpy"},
     "backends.reference": {"numpy"},
     "backends.llvm": {"numpy", "llvmlite"},

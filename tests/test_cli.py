@@ -206,6 +206,16 @@ def test_bench(here, capsys, backend):
     assert "images/s" in capsys.readouterr().out
 
 
+def test_bench_tells_kernels_and_accuracy(here, capsys):
+    words = ["bench", TINY, "--input", SHAPE, "--seconds", "0", "--kernels", "--accuracy"]
+    figures = json_of(capsys, *words)
+    assert figures["kernels"] and {"name", "us", "gflops", "bytes", "of_roofline"} <= set(figures["kernels"][0])
+    assert set(figures["accuracy"]) == {"fast", "exact"} and 0 < figures["accuracy"]["exact"]["rms"] < 1e-6
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "of roofline" in shown and "exact  against float64" in shown
+
+
 def test_commands_with_json_are_those_that_say_so():
     assert {name for name in COMMANDS if "--json" in help_of(name)} == set(JSON)
 

@@ -16,7 +16,7 @@ from . import executable, target
 from .calibrate import measured
 from .executable import CpuObject, ExecutableParts, TensorInfo
 from .objects import compile_objects
-from .profile import profile, show
+from .profile import Profile, profile
 from .program import LlvmProgram
 
 __all__ = ["LlvmProgram", "build", "compile", "kernel_times"]
@@ -30,9 +30,9 @@ def compile(schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "n
     return LlvmProgram(schedule, weight_image(schedule), state_image(schedule), target_of(cpu), threads)
 
 
-def kernel_times(program: LlvmProgram) -> str:
-    """Every kernel of a program timed on random inputs and held against this machine's limits, as a table."""
-    return show(profile(program), measured(program.target, program.threads))
+def kernel_times(program: LlvmProgram) -> Profile:
+    """Every kernel of a program timed on random inputs and held against this machine's limits."""
+    return Profile(tuple(profile(program)), measured(program.target, program.threads))
 
 
 def target_of(cpu: str) -> target.Target:

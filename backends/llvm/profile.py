@@ -85,23 +85,52 @@ def timed(program: LlvmProgram, inputs: Sequence[np.ndarray], runs: int, warm: i
     return median(samples[warm:])
 
 
-def show(times: Sequence[KernelTime], limits: Limits) -> str:
-    """The kernels as a table: microseconds, share of the whole, GFLOP/s of contractions, bytes, GB/s, share of the
-    roofline; below it the limits."""
-    whole = sum(t.seconds for t in times) or 1.0
-    width = max((len(t.name) for t in times), default=6)
-    columns = f"{'us':>9}  {'share':>6}  {'GFLOP/s':>7}  {'kB':>9}  {'GB/s':>6}  {'of roofline':>11}"
-    lines = [f"{'kernel':{width}}  {'kind':9}  {columns}"]
-    floor = 0.0
-    for t in times:
-        least = limits.seconds(t.macs, t.bytes)
-        floor += least
-        rate = f"{t.gflops:7.1f}" if t.macs else " " * 7
-        took = f"{t.seconds * 1e6:9.1f}  {t.seconds / whole:6.1%}"
-        share = f"{least / t.seconds:11.0%}" if t.seconds else " " * 11
-        lines.append(f"{t.name:{width}}  {t.kind:9}  {took}  {rate}  {t.bytes / 1e3:9.1f}  {t.gigabytes:6.1f}  {share}")
-    sums = f"{whole * 1e6:9.1f}  {1:6.1%}  {2e-9 * sum(t.macs for t in times) / whole:7.1f}  {'':9}  {'':6}"
-    lines.append(f"{'all kernels':{width}}  {len(times):<9}  {sums}  {floor / whole:11.0%}")
-    reads = ", ".join(f"{name} {rate / 1e9:.0f} GB/s" for name, _, rate in limits.reads)
-    many = f"{limits.threads} thread{'s' * (limits.threads > 1)}"
-    return "\n".join([*lines, f"roofline, {many}: {limits.flops / 1e9:.0f} GFLOP/s of multiply-adds, {reads}"])
+@dataclass(frozen=True)
+class Profile:
+    """Times of a program's kernels, and the limits of the machine in the same run."""
+
+    times: tuple[KernelTime, ...]
+    limits: Limits
+
+    def least(self, t: KernelTime) -> float:
+        """Seconds by the roofline."""
+        return self.limits.seconds(t.macs, t.bytes)
+
+    def data(self) -> dict[str, object]:
+        """For JSON: `kernels` in order, and `limits`; microseconds, GFLOP/s and GB/s."""
+        kernels = [
+            {
+                "name": t.name,
+                "kind": t.kind,
+                "us": t.seconds * 1e6,
+                "macs": t.macs,
+                "bytes": t.bytes,
+                "gflops": t.gflops,
+                "gigabytes_per_second": t.gigabytes,
+                "of_roofline": self.least(t) / t.seconds if t.seconds else None,
+            }
+            for t in self.times
+        ]
+        reads = {name: rate / 1e9 for name, _, rate in self.limits.reads}
+        limits = {"threads": self.limits.threads, "gflops": self.limits.flops / 1e9, "gigabytes_per_second": reads}
+        return {"kernels": kernels, "limits": limits}
+
+    def __str__(self) -> str:
+        """A table: microseconds, share of the whole, GFLOP/s of contractions, bytes, GB/s, share of the roofline;
+        below it the limits."""
+        whole = sum(t.seconds for t in self.times) or 1.0
+        width = max((len(t.name) for t in self.times), default=6)
+        columns = f"{'us':>9}  {'share':>6}  {'GFLOP/s':>7}  {'kB':>9}  {'GB/s':>6}  {'of roofline':>11}"
+        lines = [f"{'kernel':{width}}  {'kind':9}  {columns}"]
+        for t in self.times:
+            rate = f"{t.gflops:7.1f}" if t.macs else " " * 7
+            took = f"{t.seconds * 1e6:9.1f}  {t.seconds / whole:6.1%}"
+            share = f"{self.least(t) / t.seconds:11.0%}" if t.seconds else " " * 11
+            moved = f"{t.bytes / 1e3:9.1f}  {t.gigabytes:6.1f}"
+            lines.append(f"{t.name:{width}}  {t.kind:9}  {took}  {rate}  {moved}  {share}")
+        floor, macs = sum(map(self.least, self.times)), sum(t.macs for t in self.times)
+        sums = f"{whole * 1e6:9.1f}  {1:6.1%}  {2e-9 * macs / whole:7.1f}  {'':9}  {'':6}"
+        lines.append(f"{'all kernels':{width}}  {len(self.times):<9}  {sums}  {floor / whole:11.0%}")
+        reads = ", ".join(f"{name} {rate / 1e9:.0f} GB/s" for name, _, rate in self.limits.reads)
+        many = f"{self.limits.threads} thread{'s' * (self.limits.threads > 1)}"
+        return "\n".join([*lines, f"roofline, {many}: {self.limits.flops / 1e9:.0f} GFLOP/s of multiply-adds, {reads}"])

@@ -8,7 +8,7 @@ import graphc
 from graphc import nn
 from graphc.backends.llvm import calibrate, target
 from graphc.backends.llvm.calibrate import Limits
-from graphc.backends.llvm.profile import KernelTime, profile, show
+from graphc.backends.llvm.profile import KernelTime, Profile, profile
 from graphc.models import get
 
 LIMITS = Limits(1, 100e9, (("L2", 1000, 50e9), ("DRAM", None, 10e9)))
@@ -23,9 +23,11 @@ def test_every_kernel_is_timed_and_state_stays():
     assert [t.name for t in times] == [k.name for k in step.schedule.kernels]
     assert sum(t.macs for t in times) == sum(getattr(k, "macs", 0) for k in step.schedule.kernels) > 0
     assert all((step.save()[k] == v).all() for k, v in before.items())
-    table = show(times, LIMITS).splitlines()
+    found = Profile(tuple(times), LIMITS)
+    table = str(found).splitlines()
     assert len(table) == len(times) + 3
     assert table[-1].startswith("roofline, 1 thread: 100 GFLOP/s") and "DRAM 10 GB/s" in table[-1]
+    assert [k["name"] for k in found.data()["kernels"]] == [t.name for t in times]
 
 
 def test_rates():
@@ -37,8 +39,9 @@ def test_roofline():
     assert LIMITS.bandwidth(1000) == 50e9 and LIMITS.bandwidth(1001) == 10e9
     np.testing.assert_allclose(LIMITS.seconds(macs=50_000, touched=10), 1e-6)  # the multiply-adds take longer
     np.testing.assert_allclose(LIMITS.seconds(macs=50, touched=10_000), 1e-6)  # the bytes take longer
-    share = show([KernelTime("k", "matmul", 2e-6, 50_000, 10)], LIMITS).splitlines()[1]
-    assert share.endswith(" 50%")
+    found = Profile((KernelTime("k", "matmul", 2e-6, 50_000, 10),), LIMITS)
+    assert str(found).splitlines()[1].endswith(" 50%")
+    np.testing.assert_allclose(found.data()["kernels"][0]["of_roofline"], 0.5)
 
 
 def test_limits_are_measured():
