@@ -1,9 +1,12 @@
 """Inference beside other tools: the same network and weights, outputs compared, calls in turn on the same cores.
 
-python -m benchmarks.inference [--threads 1] [--models lenet5 resnet18] [--peers onnxruntime openvino] [--seconds 5]
+python -m benchmarks.inference [--threads 1] [--batch 1] [--models lenet5 resnet18] [--peers onnxruntime openvino]
+    [--seconds 5] [--hopeless 0] [--files FOLDER] [--json]
 
 One run is for one number of threads: the peers' pools keep the cores they first see. Every peer that is installed takes
 part: onnxruntime, openvino and MNN on one ONNX file, PyTorch eager, channels-last (NHWC) and by its inductor.
+`--files` keeps the peers' model files for the next run. `--hopeless 2` times a peer no further that is more than twice
+as slow as the best peer in the first round.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +23,10 @@ import graphc
 from graphc.backends.llvm import target
 from graphc.backends.llvm.calibrate import Peak, measured
 from graphc.driver import traced_graph
-from graphc.models import ZOO, get
+from graphc.models import get
 from graphc.passes import inference_mode
 
+from .goals import INFERENCE
 from .measure import Timing, arguments, attempted, cores, detail, geometric_mean, interleaved, ms, pin, show
 from .peers import PEERS, Missing, Network, Run
 
@@ -55,7 +60,7 @@ def compare(name: str, options, peak: Peak, notes: list[str]) -> dict[str, objec
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     net = graphc.compile(model, shape, threads=options.threads)
     expected = net(x)
-    with tempfile.TemporaryDirectory() as folder:
+    with folder_of(options.files) as folder:
         network = Network(inference_mode(traced_graph(model, shape)), x, Path(folder))
         peers = peers_of(network, options.peers, options.threads, notes)
         apart = {p: float(np.abs(run() - expected).max() / np.abs(expected).max()) for p, run in peers.items()}
@@ -63,9 +68,17 @@ def compare(name: str, options, peak: Peak, notes: list[str]) -> dict[str, objec
             if not difference < AGREE:
                 raise ValueError(f"{peer}'s output differs by {difference:.2g} of its scale, expected at most {AGREE}")
         peak.measure()
-        timed = interleaved({"graphc": lambda: net(x), **peers}, options.seconds)
+        timed = interleaved({"graphc": lambda: net(x), **peers}, options.seconds, options.hopeless)
         peak.measure()
     return row(name, graphc.summary(model, shape).totals.macs, timed, options.peers, peak, apart)
+
+
+def folder_of(path: str):
+    """A folder for the peers' files that stays, or without a path one for this time only."""
+    if not path:
+        return tempfile.TemporaryDirectory()
+    Path(path).mkdir(parents=True, exist_ok=True)
+    return nullcontext(path)
 
 
 def row(
@@ -81,14 +94,16 @@ def row(
         "%_peak": 0.0,
         **{peer: ms(timed[peer]) if peer in timed else None for peer in peers},
         "best_peer": best or "",
-        "ratio": ours.median / timed[best].median if best else None,
+        "speedup": timed[best].median / ours.median if best else None,
         "samples": {program: detail(t) for program, t in timed.items()},
         "difference": apart,
     }
 
 
 def main() -> None:
-    options = arguments(__doc__, models=list(ZOO), peers=list(PEERS), threads=1, batch=1, seconds=5.0)
+    options = arguments(
+        __doc__, models=list(INFERENCE.rows), peers=list(PEERS), threads=1, batch=1, seconds=5.0, hopeless=0.0, files=""
+    )
     if unknown := [p for p in options.peers if p not in PEERS]:
         sys.exit(f"no peer {', '.join(unknown)}\n  expected some of {', '.join(PEERS)}")
     available = cores()
@@ -100,12 +115,11 @@ def main() -> None:
     rows, failed = attempted(options.models, lambda name: compare(name, options, peak, notes), notes)
     for line in rows:  # the peak is the best of the whole run
         line["%_peak"] = 100e9 * line["GFLOP/s"] / peak.best
-    ratios = [line["ratio"] for line in rows if line["ratio"]]
-    if ratios:
-        notes.insert(0, f"ratio to the best peer, geometric mean: {geometric_mean(ratios):.3f}")
+    if speedups := [line["speedup"] for line in rows if line["speedup"]]:
+        notes.insert(0, f"speed-up over the best peer, geometric mean: {geometric_mean(speedups):.3f}")
     reads = ", ".join(f"{name} {rate / 1e9:.0f} GB/s" for name, _, rate in limits.reads)
     notes.append(f"limits of the machine in this run: {peak.best / 1e9:.0f} GFLOP/s of multiply-adds, {reads}")
-    title = f"inference, batch {options.batch}, {options.threads} thread(s), ms; ratio below 1: graphc is faster"
+    title = f"inference, batch {options.batch}, {options.threads} thread(s), ms; speed-up above 1: graphc is faster"
     show(title, rows, options.json, notes)
     sys.exit(bool(failed))
 

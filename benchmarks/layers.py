@@ -1,8 +1,9 @@
 """Speed of single contraction kernels: GFLOP/s, and the share of this core's peak of fused multiply-adds.
 
-`python -m benchmarks.layers [--models resnet18 lenet5:64 odd]`: every different contraction of the networks' own
-schedules, `NAME:BATCH` those of a training step, `odd` shapes that no tile divides. One thread, pinned, operands warm.
-The peak is the best of many measurements between the kernels. A row without figures has no tiles, it runs as loops.
+`python -m benchmarks.layers [--models resnet18 lenet5:64]`: every different contraction of the networks' own
+schedules, `NAME:BATCH` those of a training step. One thread, pinned, operands warm. The peak is the best of many
+measurements between the kernels. A row without figures has no tiles, it runs as loops. With `--odd` the convolutions of
+`odd.py` instead, as programs, beside the same work at a multiple of 16 channels.
 """
 
 from __future__ import annotations
@@ -23,29 +24,15 @@ from graphc.passes import INFERENCE, TRAINING, run_passes
 from graphc.schedule import Buffer, Contraction, Schedule, make_schedule
 
 from .measure import arguments, cores, pin, show
+from .odd import SHAPES, rows
 
 ROUNDS = 7
 
 
-class Odd(nn.Module):
-    """Channels and extents that neither blocks nor tiles divide."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(3, 37, 3, stride=3), nn.Conv2d(37, 17, 5, padding=2), nn.Conv2d(17, 100, 1),
-            nn.Conv2d(100, 33, 3, padding=2, dilation=2), nn.Conv2d(33, 16, 7),
-        )  # fmt: skip
-        self.linear = nn.Linear(16 * 7 * 7, 99)
-
-    def forward(self, x):
-        return self.linear(self.convolutions(x).flatten(1))
-
-
 def schedule_of(spec: str) -> Schedule:
-    """`resnet18`: inference as the zoo has it; `lenet5:64`: a training step on a batch of 64; `odd` likewise."""
+    """`resnet18`: inference as the zoo has it; `lenet5:64`: a training step on a batch of 64."""
     name, _, batch = spec.partition(":")
-    model, shape = (Odd(), (1, 3, 41, 41)) if name == "odd" else (get(name).make(), get(name).input)
+    model, shape = get(name).make(), get(name).input
     if not batch:
         return make_schedule(run_passes(traced_graph(model, shape), INFERENCE))
     step = training_graph(model, (int(batch), *shape[1:]), nn.CrossEntropyLoss(), nn.optim.SGD(lr=0.1, momentum=0.9))
@@ -108,23 +95,32 @@ def described(kernel: Contraction) -> dict:
 
 def main() -> None:
     options = arguments(
-        __doc__.splitlines()[0], models=["lenet5", "lenet5:64", "resnet18", "vgg16", "odd"], cpu="native"
+        __doc__.splitlines()[0],
+        models=["lenet5", "lenet5:64", "resnet18", "vgg16"],
+        cpu="native",
+        odd=False,
+        shapes=list(SHAPES),
     )
     pin(cores(), 1)
+    if options.odd:
+        notes = []
+        show("odd shapes, 1 thread; share of the rate at the nearest multiple of 16 channels",
+             rows(options.shapes, notes), options.json, notes)  # fmt: skip
+        return
     machine = target.by_name(options.cpu)
     peak = Peak(machine)
     found = {}
     for spec in options.models:
         schedule = schedule_of(spec)
         found[spec] = [measured(kernel, schedule, machine, peak) for kernel in contractions(schedule)]
-    for row in (row for rows in found.values() for row in rows):  # the peak is the best of the whole run
+    for row in (row for made in found.values() for row in made):  # the peak is the best of the whole run
         row["%_peak"] = row["GFLOP/s"] and 100e9 * row["GFLOP/s"] / peak.best
     told = f"{machine.cpu}, 1 thread, peak {peak.best / 1e9:.0f} GFLOP/s"
     if options.json:
-        show(f"contractions, {told}", [{"network": s, "kernels": rows} for s, rows in found.items()], True)
+        show(f"contractions, {told}", [{"network": s, "kernels": made} for s, made in found.items()], True)
         return
-    for spec, rows in found.items():
-        show(f"contractions of {spec}, {told}", rows, False)
+    for spec, made in found.items():
+        show(f"contractions of {spec}, {told}", made, False)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ BLOCK = 0.2  # seconds of calls
 WIDE = 150
 PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "openvino", "mnn", "torch")
 LEAST = 30  # samples of each program, unless they take longer than the seconds allowed for them
+FEWEST = 5  # samples however long they take
+WARM = 3  # calls before the first sample
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,22 @@ class Timing:
         return Timing(statistics.median(ranked), ranked[tenth], ranked[-1 - tenth], len(ranked))
 
 
-def interleaved(programs: Mapping[str, Callable[[], object]], seconds: float, warm: int = 3) -> dict[str, Timing]:
-    """Times each program until every one has `LEAST` samples, or blocks of `seconds` and five samples."""
+def interleaved(
+    programs: Mapping[str, Callable[[], object]], seconds: float, hopeless: float = 0.0
+) -> dict[str, Timing]:
+    """Times each program until every one has `LEAST` samples, or blocks of `seconds` and `FEWEST` samples.
+
+    The first program is ours, the others are its peers. With `hopeless`, a peer whose best time of the first round is
+    more than so many times the best peer's is timed no further: what counts is the best peer.
+    """
     for program in programs.values():
-        for _ in range(warm):
-            program()
+        warmed(program)
     times: dict[str, list[float]] = {name: [] for name in programs}
-    spent = dict.fromkeys(programs, 0.0)
-    while any(len(times[n]) < 5 or (len(times[n]) < LEAST and spent[n] < seconds) for n in programs):
-        for name, program in programs.items():
+    spent, going = dict.fromkeys(programs, 0.0), list(programs)
+    while any(len(times[n]) < FEWEST or (len(times[n]) < LEAST and spent[n] < seconds) for n in going):
+        for name in going:
             sleep(PAUSE)
-            begin = perf_counter()
+            begin, program = perf_counter(), programs[name]
             program()
             stop = perf_counter() + min(BLOCK, seconds)
             while perf_counter() < stop or not times[name]:
@@ -65,7 +73,20 @@ def interleaved(programs: Mapping[str, Callable[[], object]], seconds: float, wa
                 program()
                 times[name].append(perf_counter() - start)
             spent[name] += perf_counter() - begin
+        ours, *peers = going
+        if hopeless and peers:
+            bound = hopeless * min(min(times[p]) for p in peers)
+            going = [ours, *(p for p in peers if min(times[p]) <= bound)]
     return {name: Timing.of(taken) for name, taken in times.items()}
+
+
+def warmed(program: Callable[[], object]) -> None:
+    """Up to `WARM` calls of a program that was called before; fewer of a slow one."""
+    stop = perf_counter() + BLOCK
+    for _ in range(WARM):
+        program()
+        if perf_counter() > stop:
+            break
 
 
 def cores() -> list[int]:
@@ -88,6 +109,7 @@ def machine() -> dict[str, str]:
     names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
     today = datetime.date.today().isoformat()
     facts = {"date": today, "cpu": names[0] if names else platform.machine(), "system": platform.platform(terse=True)}
+    facts["commit"] = commit()
     facts["load"] = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     facts["python"] = platform.python_version()
     for package in PACKAGES:
@@ -96,6 +118,16 @@ def machine() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return facts
+
+
+def commit() -> str:
+    """The commit of the working tree, with a + where it has changes; empty outside a repository."""
+    folder = Path(__file__).parent
+    told = [
+        subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    ]
+    return told[0] + "+" * bool(told[1])
 
 
 def show(title: str, rows: Sequence[Mapping[str, object]], as_json: bool, notes: Sequence[str] = ()) -> None:
@@ -163,10 +195,13 @@ def spread(timing: Timing) -> str:
 
 
 def arguments(description: str, **defaults: object) -> argparse.Namespace:
-    """`--json`, and an option for each default, of its type."""
+    """`--json`, and an option for each default, of its type; a flag for False."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     for name, default in defaults.items():
+        if default is False:
+            parser.add_argument(f"--{name}", action="store_true")
+            continue
         kind = type(default) if not isinstance(default, list) else type(default[0])
         count = {"nargs": "+"} if isinstance(default, list) else {}
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"default: {default}", **count)

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from graphc.ir import Graph
+from graphc.files import write_whole
+from graphc.ir import Graph, show
 
 Run = Callable[[], np.ndarray]
 BENCH = 'pip install "graphc-compiler[bench]"'
@@ -42,17 +44,24 @@ class Network:
     def input(self) -> str:
         return self.graph.inputs[0].name
 
+    @property
+    def file(self) -> Path:
+        """The ONNX file of this very graph, whether it is there or not. Weights are the zoo's, which every run draws
+        alike; where they were not, the comparison of outputs would tell."""
+        return self.folder / f"{self.graph.name}-{sha256(show(self.graph).encode()).hexdigest()[:12]}.onnx"
+
     @cached_property
     def onnx(self) -> str:
-        """The path of the network as an ONNX file."""
+        """The path of the network as an ONNX file, written if it is not there."""
         need("onnx", BENCH)
+        if self.file.exists():
+            return str(self.file)
         try:
             proto = importlib.import_module("benchmarks.onnx_export").export(self.graph)
         except ValueError as error:
             raise Missing(str(error)) from None
-        path = self.folder / f"{self.graph.name}.onnx"
-        path.write_bytes(proto.SerializeToString())
-        return str(path)
+        write_whole(str(self.file), lambda path: Path(path).write_bytes(proto.SerializeToString()))
+        return str(self.file)
 
 
 def need(package: str, remedy: str):
@@ -107,9 +116,12 @@ def mnn(network: Network, threads: int) -> Run:
     with quiet():
         tools, nn, expr = map(need, ("_tools", "MNN.nn", "MNN.expr"), (BENCH,) * 3)
         path = str(Path(network.onnx).with_suffix(".mnn"))
-        tools.mnnconvert(["mnnconvert", "-f", "ONNX", "--modelFile", network.onnx, "--MNNModel", path])
         if not os.path.exists(path):
-            raise Missing("MNN's converter refuses the file")
+            part = f"{path}.part"
+            tools.mnnconvert(["mnnconvert", "-f", "ONNX", "--modelFile", network.onnx, "--MNNModel", part])
+            if not os.path.exists(part):
+                raise Missing("MNN's converter refuses the file")
+            os.replace(part, path)
         manager = package.nn.create_runtime_manager(({"backend": 0, "numThread": threads, "precision": "high"},))
         names = [network.input], [importlib.import_module("onnx").load(network.onnx).graph.output[0].name]
         net = nn.load_module_from_file(path, *names, runtime_manager=manager, shape_mutable=False)

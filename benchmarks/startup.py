@@ -209,7 +209,7 @@ def main() -> None:
     ours = process_row("./lenet5 digit.pgm", timings.pop("./lenet5 digit.pgm"), peak, size, 0)
     rows = [ours, *peers(options.peers, max(options.runs // 10, 3), notes)]
     for row in rows:
-        row["ratio"] = ours["ms"] / row["ms"]
+        row["speedup"] = row["ms"] / ours["ms"]
     waits = [f"{what}: {cell(ms(t))} ms ({spread(t)}), goal {LIMITS[what]} ms" for what, t in timings.items()]
     goal = f"./lenet5: goals {LIMITS['./lenet5 digit.pgm']} ms and {3 * weights / 1e6:.0f} MB of memory"
     show("lenet5, a whole process to its first answer", rows, options.json, [*waits, goal, *notes])

@@ -104,7 +104,7 @@ def compare(name: str, options, notes: list[str]) -> dict[str, object]:
         "graphc_ms": ms(timed["graphc"]),
         **{peer: ms(timed[peer]) if peer in timed else None for peer in options.peers},
         "best_peer": best or "",
-        "ratio": timed["graphc"].median / timed[best].median if best else None,
+        "speedup": timed[best].median / timed["graphc"].median if best else None,
         "samples": {program: detail(t) for program, t in timed.items()},
         "difference": apart,
     }
@@ -124,10 +124,9 @@ def main() -> None:
     except Missing as reason:
         sys.exit(str(reason))
     rows, failed = attempted(options.cases, lambda name: compare(name, options, notes), notes)
-    ratios = [row["ratio"] for row in rows if row["ratio"]]
-    if ratios:
-        notes.insert(0, f"ratio to PyTorch's best, geometric mean: {geometric_mean(ratios):.3f}")
-    title = f"training step, {options.threads} thread(s), ms; ratio below 1: graphc is faster"
+    if speedups := [row["speedup"] for row in rows if row["speedup"]]:
+        notes.insert(0, f"speed-up over PyTorch's best, geometric mean: {geometric_mean(speedups):.3f}")
+    title = f"training step, {options.threads} thread(s), ms; speed-up above 1: graphc is faster"
     show(title, rows, options.json, list(dict.fromkeys(notes)))
     sys.exit(bool(failed))
 

@@ -1,8 +1,10 @@
 """The benchmarks compare like with like: the peers' networks are ours, and times are what was measured."""
 
 import importlib
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,17 +109,81 @@ def test_a_failure_leaves_the_other_rows():
     assert notes == ["b FAILED with KeyError: 'b'"]
 
 
-def test_page_shows_runs_side_by_side_and_losses_bold():
-    def result(ours: float) -> dict:
-        row = {"model": "lenet5", "GMAC": 0.0065, "graphc_ms": ours, "GFLOP/s": 60.0, "%_peak": 70.0}
-        peers = {"onnxruntime": 2.0, "MNN": None, "best_peer": "onnxruntime", "ratio": ours / 2.0}
-        return {"rows": [row | peers], "notes": ["MNN takes no part"], "machine": {"cpu": "c", "load": "0.1"}}
+def result(ours: float, **more) -> dict:
+    row = {"model": "lenet5", "GMAC": 0.0065, "graphc_ms": ours, "GFLOP/s": 60.0, "%_peak": 70.0}
+    peers = {"onnxruntime": 2.0, "MNN": None, "best_peer": "onnxruntime", "speedup": 2.0 / ours}
+    return {"rows": [row | peers | more], "notes": ["MNN takes no part"], "machine": {"cpu": "c", "load": "0.1"}}
 
-    page = benchmark("report").page({"inference-2": [result(1.0), result(3.0)]})
-    assert "## Inference, 2 threads" in page
-    assert "| lenet5 | 0.0065 | 60 / 60 | 70 / 70 | 1 / 3 | 2 |  | onnxruntime | 0.50 / **1.50** |" in page
-    assert "Geometric mean of the ratios: 0.50 / **1.50**." in page
-    assert page.count("- MNN takes no part") == 1
+
+def test_page_shows_runs_side_by_side_and_what_is_missed():
+    page, goals = benchmark("page"), benchmark("goals")
+    shown = page.page({"inference-2": [result(1.0), result(2.0)], "training-1": [{"rows": [{
+        "step": "mlp", "input": "1x2", "optimizer": "SGD", "graphc_ms": 1.0, "eager": 1.2, "best_peer": "eager",
+        "speedup": 1.2, "graphc_MB": 3.0}], "notes": [], "machine": {}}]})  # fmt: skip
+    assert "## Inference, batch 1, 2 threads" in shown
+    row = "| lenet5 | 0.0065 | 60 / 60 | 70 / 70 | 1 / 2 | 2 |  | onnxruntime | 2.00 / 1.00 | 1.2 |  | **missed** |"
+    assert row in shown
+    assert "Geometric mean of the speed-ups: 2.00 / 1.00." in shown
+    assert shown.count("- MNN takes no part") == 1
+    assert "| graphc, MB |" in shown and "| 1.20 | 1.1 | 1.5 | required |" in shown
+    assert "| inference-2/lenet5 | 2.00 / 1.00 | required 1.2 |" in shown
+    assert "| training-1/mlp | 1.20 | aim 1.5 |" in shown
+    assert goals.Goal(1.2, 1.5).verdict([1.5, 1.6]) == "aim"
+
+
+def test_reasons_are_of_rows_that_exist():
+    goals = benchmark("goals")
+    threads = ("1", "2")
+    tables = {"inference": goals.INFERENCE, "batch8": goals.BATCH8, "training": goals.TRAINING}
+    rows = {f"{part}-{n}/{row}" for part, t in tables.items() for n in threads for row in (*t.rows, "geometric mean")}
+    assert set(goals.REASONS) <= rows | {f"odd/{shape}" for shape in benchmark("odd").SHAPES}
+
+
+def test_report_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """Rows that are there are not measured again, unless asked for; then the new ones take their place."""
+    report, asked = benchmark("report"), []
+
+    def run(command, **_):
+        asked.append(command[command.index("--models") + 1 :])
+        rows = [{"model": name, "ms": len(asked)} for name in asked[-1]]
+        told = {"rows": rows, "notes": [f"run {len(asked)}"], "machine": {"commit": f"c{len(asked)}"}}
+        return subprocess.CompletedProcess(command, 0, json.dumps(told), "")
+
+    monkeypatch.setattr(report.subprocess, "run", run)
+    job, path = report.Job("inference-1", "inference", (), "--models", ("a", "b")), tmp_path / "inference-1.1.json"
+    first = report.Job("inference-1", "inference", (), "--models", ("a",))
+    for each, again in ((first, False), (job, False), (job, False), (first, True)):
+        report.measure(each, path, again)
+    assert asked == [["a"], ["b"], ["a"]]
+    (found,) = report.collected(tmp_path)["inference-1"]
+    assert {row["model"]: row["ms"] for row in found["rows"]} == {"a": 3, "b": 2}
+    assert found["notes"] == ["run 2", "run 3"] and found["machine"] == {"commit": "c2, c3"}
+
+
+def test_hopeless_peers_are_timed_no_further():
+    measure, calls = benchmark("measure"), {"ours": 0, "fast": 0, "slow": 0}
+
+    def program(name: str, seconds: float):
+        def call() -> None:
+            calls[name] += 1
+            time.sleep(seconds)
+
+        return call
+
+    programs = {name: program(name, s) for name, s in (("ours", 0.01), ("fast", 0.001), ("slow", 0.004))}
+    timed = measure.interleaved(programs, 0.02, hopeless=2.0)
+    assert timed["slow"].runs < measure.LEAST <= timed["fast"].runs
+    assert timed["ours"].runs >= measure.FEWEST, "ours is timed however slow it is"
+
+
+def test_odd_shapes_have_even_ones_beside():
+    odd = benchmark("odd")
+    shape = odd.SHAPES["37 to 37, 5x5 on 13x13 stride 3"]
+    assert shape.even().channels == (32, 32) and shape.macs == 37 * 37 * 25 * 5 * 5
+    assert odd.SHAPES["3 to 3, 3x3 on 13x13 groups 3"].even().channels == (48, 48)
+    assert odd.SHAPES["100 to 100, 3x3 on 13x13"].even().channels == (96, 96)
+    row = odd.row("17 to 17, 3x3 on 1x1")
+    assert row["even"] == "16 to 16" and row["us"] > 0 and row["share_%"] > 0
 
 
 @pytest.mark.slow
@@ -128,6 +194,8 @@ def test_page_shows_runs_side_by_side_and_losses_bold():
         ["training", "--cases", "lenet5", "--peers", "eager", "--seconds", "0.5"],
         ["calibrate", "--threads", "1"],
         ["layers", "--models", "lenet5"],
+        ["layers", "--odd", "--shapes", "17 to 17, 3x3 on 1x1"],
+        ["accuracy", "--models", "mlp"],
         ["startup", "--runs", "5", "--compiles", "1"],
     ],
 )

@@ -1,0 +1,69 @@
+"""What the tables are held against: speed-ups over the best peer of a run, `required` and `aim`; why rows miss them.
+
+A speed-up is the best peer's time over graphc's. Keys of the tables are the benchmarks' rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Goal(NamedTuple):
+    required: float
+    aim: float | None = None
+
+    def verdict(self, speedups: list[float]) -> str:
+        """What the worst of several runs meets. Figures count as they are shown, with two decimals."""
+        worst = round(min(speedups), 2)
+        if worst < self.required:
+            return "**missed**"
+        return "required" if self.aim is None or worst < self.aim else "aim"
+
+
+@dataclass(frozen=True)
+class Goals:
+    """The goals of one table: by row, and of the geometric mean of all rows that have one."""
+
+    rows: dict[str, Goal]
+    mean: Goal | None = None
+
+    def without_aims(self) -> Goals:
+        return Goals({k: Goal(g.required) for k, g in self.rows.items()}, self.mean and Goal(self.mean.required))
+
+
+INFERENCE = Goals(
+    {
+        "lenet5": Goal(1.2, 1.5),
+        "alexnet": Goal(1.1, 1.45),
+        "vgg16": Goal(1.6, 2.0),
+        "resnet18": Goal(1.4, 1.8),
+        "resnet50": Goal(1.15, 1.45),
+        "mobilenet_v1": Goal(1.05, 1.25),
+        "unet": Goal(1.4, 1.9),
+        "vit_s16": Goal(1.05, 1.17),
+    },
+    Goal(1.3, 1.55),
+)
+BATCH8 = Goals(dict.fromkeys(INFERENCE.rows, Goal(1.0)))
+TRAINING = Goals(
+    {
+        "mlp": Goal(1.1, 1.5),
+        "lenet5": Goal(1.3, 2.0),
+        "lenet5-adam": Goal(1.3, 2.0),
+        "resnet18-32": Goal(1.1, 1.6),
+        "resnet18-224": Goal(1.1, 1.6),
+        "vit_s16": Goal(1.3, 2.0),
+    }
+)
+ODD_SHARE = 40  # % of the rate of the nearest multiple of 16 channels
+
+
+def goals_of(part: str, threads: int) -> Goals:
+    """Of a part of the report. The aims of inference are for one thread."""
+    table = {"inference": INFERENCE, "batch8": BATCH8, "training": TRAINING}[part]
+    return table.without_aims() if part == "inference" and threads > 1 else table
+
+
+# "part-threads/row" -> why the row misses its goal, found by measurement. Rows that meet theirs show no reason.
+REASONS: dict[str, str] = {}
