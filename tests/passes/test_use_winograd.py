@@ -94,3 +94,21 @@ def test_compiled_convolutions_agree_with_the_reference(x, out, padding):
         errors.append(float(np.sqrt(((got - want) ** 2).mean()) / np.sqrt((want**2).mean())))
     # F(4x4) at these points loses about twice what the direct sum does; short direct sums are nearly exact
     assert errors[1] <= max(2.5 * errors[0], 1e-6)
+
+
+@pytest.mark.parametrize("x", [(1, 32, 16, 16), (2, 33, 13, 18)])
+def test_compiled_bias_residual_and_activation_agree_with_the_reference(x):
+    """All three are done where the output transform stores its pixels: nothing runs after it."""
+    rng = np.random.default_rng(2)
+    w, b = (rng.standard_normal(s).astype(np.float32) for s in ((x[1], x[1], 3, 3), (1, x[1], 1, 1)))
+    image = input(x, "x")
+    conv = image.apply(Conv2d(padding=(1, 1)), leaf("weight", "w", TensorType("f32", w.shape), w, True))
+    y = (conv + leaf("weight", "b", TensorType("f32", b.shape), b, True) + image).relu()
+    made = run_passes(graph_of("g", [y]), FAST_INFERENCE)
+    program = llvm.compile(make_schedule(made), made)
+    assert program.schedule.kernels[-1].name.endswith("winograd_output")
+    program.poison()
+    array = rng.standard_normal(x).astype(np.float32)
+    ((want,), _) = run(made, [array])
+    (got,) = program(array)
+    np.testing.assert_allclose(got, want, atol=2e-6 * abs(want).max())

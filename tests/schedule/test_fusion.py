@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from graphc.ir import TensorType
 from graphc.ops import Tensor, graph_of, input, leaf
 from graphc.ops.contraction import Conv2d, MatMul
 from graphc.ops.norm import Softmax
+from graphc.ops.reduce import Sum
+from graphc.ops.shape import Concat
 from graphc.ops.window import MaxPool2d
+from graphc.ops.winograd import WinogradOutput
 from graphc.schedule import fuse, lower
 from graphc.schedule.fusion.state import DEPTH
-from graphc.schedule.kernels import Contraction, expressions
+from graphc.schedule.kernels import Contraction, expressions, stores
 from graphc.schedule.text import show_kernel
 
 
@@ -112,3 +116,33 @@ def test_a_long_chain_is_cut_before_its_expression_gets_too_deep():
     kernels = fused(y).kernels
     assert max(e.depth for k in kernels for e in expressions(k)) <= DEPTH
     assert len(kernels) <= 12  # 800 nodes
+
+
+@pytest.mark.parametrize(("size", "kernels"), [((8, 8), 1), ((10, 8), 2), ((14, 9), 4)])
+def test_bias_activation_and_residual_end_a_transform(size, kernels):
+    """The pixels of a tile are stored one by one, and the last tiles by kernels of their own."""
+    m, residual = input((36, -(-size[0] // 4) * -(-size[1] // 4), 20), "m"), input((1, 20, *size), "residual")
+    y = (m.apply(WinogradOutput(4, size)) + weight("b", 20).reshape(1, -1, 1, 1) + residual).relu()
+    schedule = fused(y)
+    assert len(schedule.kernels) == kernels
+    found = [s for k in schedule.kernels for s in stores(k)]
+    assert {s.buffer for s in found} == {"out0"}
+    assert all("%b[o]" in str(s.expr) and "%residual[" in str(s.expr) for s in found)
+
+
+def test_what_reads_all_parts_of_a_concatenation_goes_into_each():
+    a, b = input((3, 4), "a"), input((2, 4), "b")
+    joined = a.tanh().apply(Concat(0), b.exp())
+    schedule = fused((joined * 2.0).relu())
+    assert len(schedule.kernels) == 2
+    assert {s.buffer for k in schedule.kernels for s in stores(k)} == {"out0"}
+
+
+def test_parts_that_another_kernel_waits_for_do_not_wait_for_it():
+    """The kernel that makes p stores a part of t too, and the sum over p stands between it and the subtraction."""
+    a, b = input((3, 4), "a"), input((2, 4), "b")
+    p = a.tanh()
+    schedule = fused(p.apply(Concat(0), b.exp()) - p.apply(Sum((0,), True)))
+    last = schedule.kernels[-1]
+    assert {"concat"} <= {e.attr[0] for e in last.loads}
+    assert [s.buffer for s in stores(last)] == ["out0"]

@@ -11,6 +11,7 @@ from graphc.schedule.kernels import Schedule
 
 from .epilogue import into_epilogue
 from .inline import inline, into_reductions, recompute
+from .into_stores import into_stores
 from .rows import merge_rows
 from .siblings import siblings
 from .stack import stack
@@ -21,6 +22,7 @@ RULES = (
     into_reductions,  # likewise: a product that is only summed
     stack,  # chains of elementwise ops become one kernel ...
     into_epilogue,  # ... which a contraction applies while its result is in registers
+    into_stores,  # ... and loops that store a result in parts with each part
     inline,  # what is left of elementwise work moves into the reductions and windows that read it
     merge_rows,  # softmax and row norms: one kernel that keeps its row
     siblings,  # reductions over the same tensor share one pass

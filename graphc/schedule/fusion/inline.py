@@ -10,7 +10,7 @@ from graphc.schedule.expr import Aff, E, loads, substitute_axes, walk
 from graphc.schedule.kernels import Contraction, Kernel, Loops, reads, stage_expressions
 from graphc.schedule.rewriting import replace_loads
 
-from .patterns import loads_of, points, pointwise, whole
+from .patterns import in_parts, loads_of, points, pointwise, whole
 from .state import Fusion
 
 CHEAP = 2  # an expression of so little work is computed again rather than stored
@@ -20,15 +20,15 @@ WORK = {"exp": 8, "log": 8, "tanh": 12, "erf": 12, "div": 4, "sqrt": 4, "umulhi"
 
 
 def recompute(fusion: Fusion, name: str) -> None:
-    """`t[i] = f(x[i]); y = g(t); z = h(t)  ->  y = g(f(x)); z = h(f(x))`, f cheap and no contraction's epilogue."""
-    _inline(fusion, name, lambda producer, readers, cheap: cheap and not _ends_contraction(fusion, producer))
+    """`t[i] = f(x[i]); y = g(t); z = h(t)  ->  y = g(f(x)); z = h(f(x))`, f cheap and no epilogue."""
+    _inline(fusion, name, lambda producer, readers, cheap: cheap and not _ends_another(fusion, producer))
 
 
 def into_reductions(fusion: Fusion, name: str) -> None:
     """`t[i] = f(x[i]); r = sum t[i]  ->  r = sum f(x[i])`, where nothing else reads t."""
 
     def wanted(producer: Loops, readers: list[Kernel], cheap: bool) -> bool:
-        return len(readers) == 1 and not pointwise(readers[0]) and not _ends_contraction(fusion, producer)
+        return len(readers) == 1 and not pointwise(readers[0]) and not _ends_another(fusion, producer)
 
     _inline(fusion, name, wanted)
 
@@ -84,10 +84,15 @@ def _reads_again(reader: Loops, name: str, elements: int) -> bool:
     return len(found) > 1 or sum(points(*reader.par, *s.axes) for s in stages) > elements
 
 
-def _ends_contraction(fusion: Fusion, kernel: Loops) -> bool:
-    """Whether the kernel alone reads a contraction's result, so that it can become its epilogue."""
+def _ends_another(fusion: Fusion, kernel: Kernel) -> bool:
+    """Whether the kernel alone reads what a contraction makes, or what others store in parts, so that it can become the
+    end of those; other elementwise kernels that will may stand between."""
     for name in reads(kernel):
         made_by = [fusion.kernels[w] for w in fusion.writers[name]]
-        if len(fusion.readers[name]) == 1 and any(isinstance(k, Contraction) for k in made_by):
+        if len(fusion.readers[name]) != 1 or not fusion.private(name):
+            continue
+        if any(isinstance(k, Contraction) for k in made_by) or in_parts(made_by, name):
+            return True
+        if any(pointwise(k) and _ends_another(fusion, k) for k in made_by):
             return True
     return False

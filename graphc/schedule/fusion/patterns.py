@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from graphc.schedule.expr import Aff, E
 from graphc.schedule.kernels import Axis, Kernel, Loops, Store, stores
@@ -32,6 +33,13 @@ def loads_of(kernel: Kernel, name: str) -> list[E]:
 def points(*axes: Axis) -> int:
     """How many points a nest of these axes has."""
     return math.prod(n for _, n in axes)
+
+
+def in_parts(kernels: Sequence[Kernel], name: str) -> bool:
+    """Whether the buffer is written by several stores, of loops that reduce nothing."""
+    outs = [o for k in kernels if isinstance(k, Loops) for s in k.stages for o in s.outs]
+    parts = sum(isinstance(o, Store) and o.buffer == name for o in outs)
+    return parts > 1 and all(isinstance(k, Loops) for k in kernels) and all(isinstance(o, Store) for o in outs)
 
 
 def whole(kernel: Loops, indices: tuple[Aff | E, ...], shape: tuple[int, ...]) -> tuple[str, ...] | None:

@@ -62,6 +62,18 @@ class Fusion:
         self.dag.remove(producer)
         self._leave(producer)
 
+    def hand_over(self, consumer: int, merged: Mapping[int, Kernel]) -> None:
+        """The consumer goes; producers that now do its work run after all that it read."""
+        before = [k for k in self.dag.predecessors(consumer) if k not in merged]
+        after = list(self.dag.successors(consumer))
+        for producer, kernel in merged.items():
+            self.dag.add_edges_from((k, producer) for k in before)
+            self.dag.add_edges_from((producer, k) for k in after)
+            self._leave(producer)
+            self._enter(producer, kernel)
+        self.dag.remove_node(consumer)
+        self._leave(consumer)
+
     def result(self) -> Schedule:
         """The schedule of the kernels that are left."""
         order = self.dag.order(lambda k: (self.position[k], k))
@@ -75,9 +87,12 @@ class Fusion:
     # what rules ask
 
     def temporary(self, name: str) -> bool:
-        """A buffer nobody outside the kernels sees, written by one kernel, and known under one name."""
-        private = self.buffers[name].place == "arena" and name not in self.schedule.aliased
-        return private and len(self.writers[name]) == 1
+        """A private buffer that is written by one kernel."""
+        return self.private(name) and len(self.writers[name]) == 1
+
+    def private(self, name: str) -> bool:
+        """A buffer nobody outside the kernels sees, known under one name."""
+        return self.buffers[name].place == "arena" and name not in self.schedule.aliased
 
     def needless(self, name: str, but: Iterable[int]) -> bool:
         """Whether no kernel other than `but` needs the buffer stored."""
@@ -86,6 +101,11 @@ class Fusion:
     def convex(self, first: int, second: int) -> bool:
         """No path from a kernel to the next but the edge between them."""
         return not self.dag.detour(first, second)
+
+    def may_wait(self, producers: Iterable[int], consumer: int) -> bool:
+        """Whether the producers may run after everything else that the consumer runs after."""
+        others = set(self.dag.predecessors(consumer)).difference(producers)
+        return not any(nx.has_path(self.dag, p, k) for p in producers for k in others)
 
     def may_delay(self, first: int, second: int) -> bool:
         """Whether what `first` reads is still unchanged when `second` runs."""
