@@ -277,8 +277,8 @@ SCANNED = {
     "dw first layer": conv2d_dw(4, 3, 64, 224, 224, 7, stride=2, plain=True),
     "matmul 64": matmul(64, 500, 2450),
     "matmul 197": matmul(197, 1152, 384),
-    "1x1 on 14, weights fetched ahead": conv2d(1, 1024, 256, 14, 14, 1, epilogue=BIAS_RELU),
-    "matmul 16, weights fetched ahead": matmul(16, 1024, 512),
+    "1x1 on 14, fetched ahead": conv2d(1, 1024, 256, 14, 14, 1, epilogue=BIAS_RELU),
+    "matmul 16, fetched ahead": matmul(16, 1024, 512),
     "matmul 1": matmul(1, 1000, 512),
     "matmul 3": matmul(3, 1000, 512),
 }
@@ -300,7 +300,7 @@ def test_innermost_loops_keep_accumulators_in_registers(name, machine):
         multiplies = [x for x in body if "vfmadd" in x]
         assert all(wide in x for x in multiplies)
         assert any(len(multiplies) == e * n for e in expected for n in (1, 2, 3, 4))
-        assert chosen.ahead == any(x.startswith("prefetch") for x in body)
+        assert bool(chosen.w_ahead or chosen.x_ahead) == any(x.startswith("prefetch") for x in body)
 
 
 def test_neon_code_has_no_spill_in_its_loops():
@@ -318,17 +318,19 @@ def planned(case, machine=None):
     return plan(analyse(flatten_contraction(kernel, buffers), buffers), buffers, machine or target.x86_64_v3())
 
 
-@pytest.mark.parametrize(("case", "ahead", "points_first"), [
-    (matmul(16, 1024, 512), True, False),  # 2 MiB of weights for 16 rows that stay near
-    (matmul(1024, 64, 64), False, True),  # 16 KiB of weights, which stay near while the rows go by
-    (matmul(1, 4096, 4096), False, False),  # nothing to hide the fetching behind
-    (matmul(16, 1024, 512, batch=2), False, False),  # lanes that lie apart in memory
-    (conv2d(1, 512, 512, 28, 28, 1), True, True),  # both too large: 13 pieces of x, less to read than x for 32 groups
-    (conv2d(1, 512, 512, 7, 7, 3), False, False),  # one group's weights overflow the second-level cache
+@pytest.mark.parametrize(("case", "points_first", "w_ahead", "x_ahead"), [
+    (matmul(16, 1024, 512), False, True, 0),  # 2 MiB of weights for 16 rows that stay near
+    (matmul(1024, 64, 64), True, False, 18),  # 16 KiB of weights, which stay near while the rows go by
+    (matmul(1, 4096, 4096), False, False, 0),  # nothing to hide the fetching behind
+    (matmul(16, 1024, 512, batch=2), False, False, 0),  # lanes that lie apart in memory
+    (conv2d(1, 512, 256, 28, 28, 1), True, True, 6),  # both large: 13 pieces of x, fewer bytes than x for 16 groups
+    (conv2d(1, 64, 64, 56, 56, 3), True, True, 0),  # the window returns to what was read before
+    (conv2d(1, 256, 64, 56, 56, 1, stride=2), True, False, 0),  # half of what lies between pixels is unused
+    (conv2d(1, 512, 512, 7, 7, 3), False, False, 0),  # one group's weights overflow the second-level cache
 ])  # fmt: skip
-def test_weights_and_points_are_ordered_by_what_must_be_read_again(case, ahead, points_first):
+def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead, x_ahead):
     chosen = planned(case)
-    assert (chosen.ahead, chosen.points_first) == (ahead, points_first)
+    assert (chosen.points_first, chosen.w_ahead, chosen.x_ahead) == (points_first, w_ahead, x_ahead)
 
 
 @pytest.mark.parametrize(("extent", "tile", "want"), [

@@ -26,6 +26,7 @@ from .form import LINE, Form
 from .tiles import Plan, tiles_along
 
 Env = dict[str, Number]
+Stream = tuple[ir.Value, Aff, int]  # what is fetched ahead: from where, bytes further by the reduction axes, and a step
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class LaneGroup:
         x, w = self.pointers[form.x_buffer], self.pointers[form.w_buffer]
         base = self.at(points.envs[0], self.active[0])
         w_from = emit.freeze(b, address(b, w, F32, affine(b, self.w_at, base)))
-        fetch = self.fetching(points, w_from) if self.plan.ahead else None
+        ahead = [self.w_ahead(points, w_from)] if self.plan.w_ahead else []
         blocks = form.w.coef(form.partner) if form.partner else 0
         rows = [(v.lane + blocks * v.block, self.mask(v) if form.w_clipped else None) for v in self.active]
         if points.shifts is None:
@@ -131,6 +132,7 @@ class LaneGroup:
         else:
             start = emit.freeze(b, address(b, x, F32, affine(b, self.x_at, base)))
             places = [(start, s) for s in points.shifts]
+            ahead += [self.x_ahead(points, start)] if self.plan.x_ahead and len(places) > 1 else []
 
         def x_values(offset: Number) -> Iterator[ir.Value]:
             for pointer, shift in places:
@@ -142,12 +144,11 @@ class LaneGroup:
 
         def emit_steps(env: Env, axis: str | None, count: int, acc: list) -> list[ir.Value]:
             many = len(rows)
-            if fetch:
-                fetch(env, count)
+            self.fetch(ahead, env, count)
             at = affine(b, self.x_red, env), affine(b, self.w_red, env)
             for n in range(count):
-                ahead = (self.x_red.coef(axis) * n, self.w_red.coef(axis) * n) if axis else (0, 0)
-                x_offset, w_offset = (add(b, a, k) for a, k in zip(at, ahead, strict=True))
+                further = (self.x_red.coef(axis) * n, self.w_red.coef(axis) * n) if axis else (0, 0)
+                x_offset, w_offset = (add(b, a, k) for a, k in zip(at, further, strict=True))
                 acc = list(acc)
                 # the shorter side is held in registers while the longer one streams by
                 if many <= len(places):
@@ -164,9 +165,9 @@ class LaneGroup:
 
         return emit_steps
 
-    def fetching(self, points: Points, w_from: ir.Value):
-        """A function that asks for what `count` steps of this tile are to fetch of the weights that follow this
-        group's: they arrive evenly while all its tiles go by, where the first tile would wait for them."""
+    def w_ahead(self, points: Points, w_from: ir.Value) -> Stream:
+        """The weights that follow this group's. They arrive evenly while all its tiles go by, where the first tile
+        would wait for them."""
         b, form, plan = self.b, self.form, self.plan
         size = 4 * form.packed * tiles_along(len(self.vectors) * self.vl, form.block)
         many = math.prod(e for _, e in form.points)
@@ -175,16 +176,22 @@ class LaneGroup:
         before = reduce(partial(add, b), (mul(b, n, count) for n, count in points.before), 0)
         share = mul(b, before, each)
         share = share % size if isinstance(share, int) else b.urem(share, i64(size))
-        start = emit.beyond(b, w_from, add(b, share, size))
-        step = tiles_along(each * len(points.envs) * form.block, form.packed)  # bytes
+        step = tiles_along(each * len(points.envs) * form.block, form.packed)
         at = Aff(0, tuple((a, c // form.block * step) for a, c in self.w_red.terms))
+        return emit.beyond(b, w_from, add(b, share, size)), at, step
 
-        def fetch(env: Env, count: int) -> None:
-            offset = affine(b, at, env)
+    def x_ahead(self, points: Points, x_from: ir.Value) -> Stream:
+        """What a tile some points further on will read of x."""
+        stride = points.shifts[-1] // (len(points.shifts) - 1) if points.shifts[-1] else 0
+        step = 4 * len(points.envs)
+        at = Aff(0, tuple((a, c * step if c < stride else 4 * c) for a, c in self.x_red.terms))
+        return emit.beyond(self.b, x_from, 4 * stride * self.plan.x_ahead), at, step
+
+    def fetch(self, streams: list[Stream], env: Env, count: int) -> None:
+        for start, at, step in streams:
+            offset = affine(self.b, at, env)
             for line in range(0, count * step, 4 * LINE):
-                emit.prefetch(b, emit.beyond(b, start, add(b, offset, line)))
-
-        return fetch
+                emit.prefetch(self.b, emit.beyond(self.b, start, add(self.b, offset, line)))
 
     def resume(self, points: Points, fresh: ir.Value) -> list[ir.Value]:
         """Accumulators from the output, or zero where the sum begins."""

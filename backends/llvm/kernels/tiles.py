@@ -31,6 +31,8 @@ PAGE = 4096  # bytes; points further apart than this each have a page, and a str
 FAR = 1.08  # and so cost this much more
 SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
+LATENCY = 1024  # cycles within which what was asked for arrives from anywhere
+PASSES = 16  # over x by groups of lanes; with more, the few that do not find it near are not worth asking for it in all
 FROM_MEMORY = 2  # times as long for a byte of weights as for one of x, which has just been written
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
@@ -192,15 +194,17 @@ class Group:
 class Plan:
     """One kind of lane group, or main groups and a last one; `chunks` of points; and the order of the units:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
-    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `ahead`:
-    while the points of a group go by, the weights that follow its own are fetched into the second-level cache."""
+    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `w_ahead`:
+    while the points of a group go by, the weights that follow its own are fetched into the second-level cache. So is
+    x, of so many points further on as `x_ahead` says."""
 
     groups: tuple[Group, ...]
     chunks: int
     points_first: bool
     pause: tuple[int, int] | None
     units: int
-    ahead: bool
+    w_ahead: bool
+    x_ahead: int
 
 
 def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
@@ -221,7 +225,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         if pieces <= most:
             pause = _pause(form, groups[0].tile, pieces, form.points[1:] if whole > 1 else form.points, target)
             chunks = pieces if pause else chunks
-    points_first = ahead = False
+    points_first, w_ahead, x_ahead = False, False, 0
     if not pause:
         w, x = (buffers[b].bytes // batch for b in (form.w_buffer, form.x_buffer))
         near = target.l2_bytes // 2  # for either operand; the rest is for the other one and the results
@@ -230,11 +234,20 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         points_first = x > near and again < (outer // batch - 1) * x
         if points_first:
             chunks = min(most, max(pieces, -(-UNITS // (batch if w <= near else outer))))
-        ahead = _ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
-    return Plan(groups, chunks, points_first, pause, outer * chunks, ahead)
+        w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
+        if buffers[form.x_buffer].bytes > near and outer // batch <= PASSES:
+            x_ahead = _x_ahead(form, groups[0].tile)
+    return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead)
 
 
-def _ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
+def _x_ahead(form: Form, tile: Tile) -> int:
+    """How many points ahead x should be fetched, in whole tiles; 0 where a tile's elements do not lie together."""
+    if tile.gather or tile.block or len(tile.axes) != 1 or form.lies_together(tile.axes[-1]) < LINE:
+        return 0
+    return tile.cols * tiles_along(LATENCY, form.steps * tile.rows * tile.cols * tile.vectors // PORTS)
+
+
+def _w_ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
     """Whether the weights of the next group should be fetched while this one is at work: they lie together, would not
     stay in the second-level cache by themselves but arrive there in time, behind two tiles at least."""
     if form.packed is None or w_bytes <= target.l2_bytes // 2 or tile.count < 2 * chunks:
