@@ -108,7 +108,7 @@ class _Chains:
         if len(readers) != 1 or self.writers[name] != [chain[-1]] or self.kernels[readers[0]].own:
             return None
         (reader,) = readers
-        passed = (m for k in chain for m in self.dag.successors(k) if m not in chain and m != reader and m < reader)
+        passed = (m for k in chain for m in self.dag.after[k] if m not in chain and m != reader and m < reader)
         return None if any(passed) else (name, reader)
 
     def private(self, name: str) -> bool:
