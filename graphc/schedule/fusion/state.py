@@ -64,14 +64,12 @@ class Fusion:
 
     def hand_over(self, consumer: int, merged: Mapping[int, Kernel]) -> None:
         """The consumer goes; producers that now do its work run after all that it read."""
-        before = [k for k in self.dag.predecessors(consumer) if k not in merged]
-        after = list(self.dag.successors(consumer))
+        self.dag.connect(self.dag.before[consumer] - merged.keys(), merged)
+        self.dag.connect(merged, self.dag.after[consumer])
         for producer, kernel in merged.items():
-            self.dag.add_edges_from((k, producer) for k in before)
-            self.dag.add_edges_from((producer, k) for k in after)
             self._leave(producer)
             self._enter(producer, kernel)
-        self.dag.remove_node(consumer)
+        self.dag.remove(consumer)
         self._leave(consumer)
 
     def result(self) -> Schedule:
@@ -104,8 +102,8 @@ class Fusion:
 
     def may_wait(self, producers: Iterable[int], consumer: int) -> bool:
         """Whether the producers may run after everything else that the consumer runs after."""
-        others = set(self.dag.predecessors(consumer)).difference(producers)
-        return not any(nx.has_path(self.dag, p, k) for p in producers for k in others)
+        others = self.dag.before[consumer].difference(producers)
+        return not any(self.dag.reaches(p, k) for p in producers for k in others)
 
     def may_delay(self, first: int, second: int) -> bool:
         """Whether what `first` reads is still unchanged when `second` runs."""
