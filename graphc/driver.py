@@ -26,6 +26,7 @@ from graphc.ir import (
     plain_name,
     scope,
 )
+from graphc.ir.collection import rarely_collected
 from graphc.ir.lazy import lazily
 from graphc.nn import CrossEntropyLoss, Module
 from graphc.nn.optim import SGD, Optimizer
@@ -195,8 +196,9 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
         graph = run_passes(source, pipeline)
         return graph, scheduling.make_schedule(graph) if backend != "reference" else None
 
-    graph, schedule = lower()
-    program = program_of(backend, schedule, graph, threads, cpu)
+    with rarely_collected():
+        graph, schedule = lower()
+        program = program_of(backend, schedule, graph, threads, cpu)
 
     def build_again(path, **options) -> None:
         build(model, input, path, name=name, **{"preprocess": preprocess, "precision": precision, **options})
@@ -245,9 +247,10 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
 
     def program(batch: int):
         shapes = [(batch, *t.shape[1:]) for t in types]
-        graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
-        schedule = scheduling.make_schedule(graph) if backend != "reference" else None
-        return graph, schedule, program_of(backend, schedule, graph, threads, cpu)
+        with rarely_collected():
+            graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
+            schedule = scheduling.make_schedule(graph) if backend != "reference" else None
+            return graph, schedule, program_of(backend, schedule, graph, threads, cpu)
 
     parameters = dict(model.named_state()) if isinstance(model, Module) else {}
     return CompiledStep(program, types[0].shape[0], parameters)

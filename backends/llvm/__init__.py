@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -26,8 +27,10 @@ SELFTESTS = 2
 
 
 def compile(schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "native") -> LlvmProgram:
-    """The schedule as a program in this process."""
-    return LlvmProgram(schedule, weight_image(schedule), state_image(schedule), target_of(cpu), threads)
+    """The schedule as a program in this process. Weights are packed while its code is compiled."""
+    with ThreadPoolExecutor(1) as aside:
+        weights = aside.submit(weight_image, schedule)
+        return LlvmProgram(schedule, weights.result, state_image(schedule), target_of(cpu), threads)
 
 
 def kernel_times(program: LlvmProgram) -> Profile:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_float
 from dataclasses import dataclass
+from functools import lru_cache
+from math import copysign
 
 from llvmlite import ir
 
@@ -57,10 +59,16 @@ class _Poison(ir.Constant):
 
 def const(type_: ir.Type, value: float | int | Sequence) -> ir.Constant:
     """A constant; on a vector type one value fills all lanes. Floats round to float32 first (overflow gives inf)."""
-    many = isinstance(value, Sequence)
-    if element_of(type_) == F32:
-        value = [c_float(v).value for v in value] if many else c_float(value).value
-    return _Splat(type_, value) if isinstance(type_, ir.VectorType) and not many else ir.Constant(type_, value)
+    if not isinstance(value, Sequence):
+        return _constant(type_, value, isinstance(value, float) and copysign(1, value) < 0)
+    return ir.Constant(type_, [c_float(v).value for v in value] if element_of(type_) == F32 else value)
+
+
+@lru_cache(1 << 14, typed=True)  # half of what is emitted are constants, most of them seen before
+def _constant(type_: ir.Type, value: float | int | None, negative: bool) -> ir.Constant:
+    """`negative` tells apart zeros, which are equal otherwise."""
+    value = c_float(value).value if element_of(type_) == F32 else value
+    return _Splat(type_, value) if isinstance(type_, ir.VectorType) else ir.Constant(type_, value)
 
 
 def poison(vector: ir.VectorType) -> ir.Constant:

@@ -7,11 +7,11 @@ What enters: a schedule and a target. What leaves: `Objects`, to be linked in th
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
+from graphc.schedule.image import processors
 from graphc.schedule.kernels import Schedule
 
 from . import cache, jit
@@ -75,8 +75,3 @@ def compiled(key: str, facts: list, text: str, target: Target) -> bytes:
     entry = json.dumps(facts).encode() + b"\n" + jit.compile_object(text, target)
     cache.CODE.put(key, entry)
     return entry
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
 import numpy as np
@@ -46,7 +46,8 @@ os.register_at_fork(after_in_child=_in_child)
 class LlvmProgram:
     """`program(*inputs) -> outputs`, tuples of arrays in the schedule's order.
 
-    weights  the bytes of the weight memory (uint8), kept without a copy where they are aligned
+    weights  the bytes of the weight memory (uint8), kept without a copy where they are aligned; or a function that
+             gives them, called when the code is compiled
     state    the bytes of the state memory; calls of a training program change `program.state` in place
     threads  how many threads a call uses; may be changed between calls, and never changes a bit of the result
 
@@ -56,7 +57,7 @@ class LlvmProgram:
     def __init__(
         self,
         schedule: Schedule,
-        weights: np.ndarray,
+        weights: np.ndarray | Callable[[], np.ndarray],
         state: np.ndarray | None = None,
         target: Target | None = None,
         threads: int = 1,
@@ -67,9 +68,9 @@ class LlvmProgram:
                 f"a program for {self.target.name} cannot run here: this processor is a {host().cpu}\n"
                 '  take cpu="native", or build an executable for the other machine'
             )
-        self.weights = _aligned(weights, schedule.weight_bytes, "weights")
         self.state = np.zeros(0, np.uint8) if state is None else state
         self.objects = compile_objects(schedule, self.target, PREFIX)
+        self.weights = _aligned(weights() if callable(weights) else weights, schedule.weight_bytes, "weights")
         self.source: Mapping[str, str] = _Source(schedule, self.target)
         loaded = jit.load_object(self.objects.code, [f"{PREFIX}_run", f"{PREFIX}_close"])
         self._run = RUN(loaded.address(f"{PREFIX}_run"))

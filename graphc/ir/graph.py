@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 
@@ -52,17 +53,17 @@ class Node:
 
 
 class Deferred:
-    """An array that is made when somebody first asks for it, so that counting and printing allocate nothing."""
+    """An array that is made when somebody first asks for it, so that counting and printing allocate nothing. Several
+    threads may ask."""
 
     def __init__(self, make):
-        self._make = make
-
-    @cached_property
-    def _array(self) -> np.ndarray:
-        return np.asarray(self._make())
+        self._make, self._array, self._lock = make, None, Lock()
 
     def array(self) -> np.ndarray:
-        return self._array
+        with self._lock:
+            if self._array is None:
+                self._array = np.asarray(self._make())
+            return self._array
 
 
 def array_of(data) -> np.ndarray:

@@ -180,7 +180,7 @@ class WinogradWeights(Winograd):
     def reference(self, w):
         # both sides at once: G g G.T is linear in the nine elements of g
         u = np.kron(self.matrix(1), self.matrix(1)) @ w.reshape(-1, 9).T.astype(np.float64)
-        return (u.reshape(-1, *w.shape[:2]).astype(w.dtype),)
+        return (u.reshape(-1, *w.shape[:2]).astype(w.dtype, copy=False),)
 
     def cost(self, w: TensorType) -> Cost:
         return Cost(other=4 * self.infer(w)[0].elements)

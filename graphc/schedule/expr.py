@@ -7,7 +7,7 @@ vector of elements) at a time. Nodes are interned, so equal trees are one object
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from weakref import WeakValueDictionary
@@ -277,18 +277,23 @@ def _lift(x: E | float, like: E | float) -> E:
     return const(x, like.dtype if isinstance(like, E) else "f32")
 
 
-def walk(*roots: E) -> Iterator[E]:
+def walk(*roots: E) -> list[E]:
     """Every node below the roots once, arguments before users."""
+    out: list[E] = []
     seen: set[E] = set()
-    stack: list[tuple[E, bool]] = [(r, False) for r in reversed(roots)]
+    stack: list[E | tuple[E]] = list(roots[::-1])  # a node in brackets has its arguments behind it
     while stack:
-        node, done = stack.pop()
-        if done:
-            yield node
+        node = stack.pop()
+        if type(node) is tuple:
+            out.append(node[0])
         elif node not in seen:
             seen.add(node)
-            stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args))
+            if node.args:
+                stack.append((node,))
+                stack += node.args[::-1]
+            else:
+                out.append(node)
+    return out
 
 
 def loads(*roots: E) -> list[E]:
@@ -298,15 +303,23 @@ def loads(*roots: E) -> list[E]:
 def rewrite(root: E, rule: Callable[[E], E | None], memo: dict[E, E] | None = None) -> E:
     """Bottom-up rebuild: `rule(node)` on each rebuilt node gives its replacement, or None to keep it."""
     memo = {} if memo is None else memo
-    for node in walk(root):
+    stack = [root]
+    while stack:
+        node = stack[-1]
         if node in memo:
+            stack.pop()
             continue
-        args = tuple(memo[a] for a in node.args)
-        attr = node.attr
-        if node.op == "load" and args:
-            buffer, indices = attr
-            attr = (buffer, tuple(memo[i] if isinstance(i, E) else i for i in indices))
-        new = node if args == node.args and attr == node.attr else E(node.op, args, attr, node.dtype)
+        waiting = [a for a in reversed(node.args) if a not in memo]
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        new = node
+        if node.args:
+            args, attr = tuple([memo[a] for a in node.args]), node.attr
+            if node.op == "load":
+                attr = (attr[0], tuple(memo[i] if isinstance(i, E) else i for i in attr[1]))
+            new = node if args == node.args else E(node.op, args, attr, node.dtype)
         replaced = rule(new)
         memo[node] = new if replaced is None else replaced
     return memo[root]

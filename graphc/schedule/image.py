@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -10,6 +12,11 @@ from graphc.ir import GraphcError, array_of
 
 from .kernels import Schedule
 from .layout import ALIGNMENT, NUMPY, Buffer
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def aligned_zeros(size: int) -> np.ndarray:
@@ -30,13 +37,16 @@ def state_image(schedule: Schedule) -> np.ndarray:
 
 
 def image(schedule: Schedule, places: tuple[str, ...], size: int) -> np.ndarray:
-    memory = aligned_zeros(size)
+    memory, sources = aligned_zeros(size), []
     for name, b in schedule.buffers.items():
         if b.place in places and name not in schedule.aliases:
             key = schedule.leaves.get(name, name)
             if key not in schedule.data:
                 raise GraphcError(f"{schedule.name}: no data for {key}: a program needs the numbers of all its weights")
-            write(memory, b, array_of(schedule.data[key]))
+            sources.append((b, schedule.data[key]))
+    with ThreadPoolExecutor(processors()) as threads:  # NumPy draws, transforms and copies without Python's lock
+        for _ in threads.map(lambda source: write(memory, source[0], array_of(source[1])), sources):
+            pass
     return memory
 
 
@@ -47,7 +57,7 @@ def view(memory: np.ndarray, b: Buffer) -> np.ndarray:
 
 def write(memory: np.ndarray, b: Buffer, array: np.ndarray) -> None:
     """Pack a logical array into its place."""
-    view(memory, b)[:] = b.pack(array).reshape(-1)
+    b.pack(array, view(memory, b).reshape(b.pshape))
 
 
 def read(memory: np.ndarray, b: Buffer) -> np.ndarray:

@@ -151,8 +151,9 @@ class Buffer:
             offset = offset + index * stride
         return offset, computed
 
-    def pack(self, array: np.ndarray) -> np.ndarray:
-        """A logical array as its physical one: halo, padding lanes and spare elements zero. Shape `pshape`, C order."""
+    def pack(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """A logical array as its physical one: halo, padding lanes and spare elements zero. Shape `pshape`, C order;
+        written to `out` where that is given."""
         array = np.asarray(array, NUMPY[self.dtype]).reshape(self.shape)
         block, halos, spare = self.layout.block, self.layout.halos, dict(self.layout.spare)
         pad = []
@@ -170,7 +171,9 @@ class Buffer:
             else:
                 position[dim, "whole"] = len(split_shape)
                 split_shape.append(size)
-        return np.ascontiguousarray(array.reshape(split_shape).transpose([position[o] for o in self.layout.order]))
+        out = np.empty(self.pshape, array.dtype) if out is None else out
+        np.copyto(out, array.reshape(split_shape).transpose([position[o] for o in self.layout.order]))
+        return out
 
     def unpack(self, physical: np.ndarray) -> np.ndarray:
         """The logical array inside a physical one: the inverse of `pack`. A fresh C-ordered array."""
