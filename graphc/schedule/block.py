@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+from .assign_layouts.activations import resized
 from .dependences import dependences
 from .expr import Aff, E, load
 from .kernels import Axis, AxisNames, Block, Contraction, Kernel, Loops, Schedule, Stage, Store, accesses, extents
@@ -325,7 +326,7 @@ def _own_buffer(b: Buffer, users: Sequence[_Cut]) -> Buffer | None:
                     return None
     if any(shape[d] % b.layout.block for d in b.layout.blocked_dims if shape[d] != b.shape[d]):
         return None
-    return Buffer(b.name, tuple(shape), b.dtype, b.layout, "thread")
+    return Buffer(b.name, tuple(shape), b.dtype, resized(b.layout, tuple(shape)), "thread")
 
 
 def _at_first(index: Aff, axes: Sequence[Axis]) -> Aff:

@@ -50,6 +50,11 @@ def blocked_layout(shape: tuple[int, ...]) -> Layout:
     return replace(layout, spare=((1, 1),)) if crowded else layout
 
 
+def resized(layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """The layout of a part of a tensor that has this shape."""
+    return blocked_layout(shape) if replace(layout, spare=()) == BLOCKS.get(len(shape)) else layout
+
+
 def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
     """Which of the tensors are blocked in the cheapest labelling."""
     ties: dict[tuple[str, str | bool], float] = {}
