@@ -278,10 +278,10 @@ def _places(kernel: Kernel) -> dict[str, list[tuple]]:
 
 def _digits(index: Aff | E, sizes: Mapping[str, int]) -> list[tuple[int, int, str]] | None:
     """(stride, extent, axis) of an index that counts through parallel axes as through the digits of a number, coarse
-    ones first; None where it does not."""
-    if not isinstance(index, Aff) or not index.axes <= sizes.keys():
+    ones first; None where it does not. What it adds on other axes, such as a window's, is not looked at."""
+    if not isinstance(index, Aff):
         return None
-    digits = sorted(((coef, sizes[a], a) for a, coef in index.terms), reverse=True)
+    digits = sorted(((coef, sizes[a], a) for a, coef in index.terms if a in sizes), reverse=True)
     nested = all(c == d * n for (c, _, _), (d, n, _) in pairwise(digits))
     return digits if nested and all(c > 0 for c, _, _ in digits) else None
 
