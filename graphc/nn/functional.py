@@ -17,6 +17,7 @@ from graphc.ops import concat as concat_tensors
 from graphc.ops.contraction import Conv2d, Conv2dInputGrad, Linear, MatMul
 from graphc.ops.elementwise import Clip
 from graphc.ops.norm import CrossEntropy, LogSoftmax, Softmax, Standardize
+from graphc.ops.powers import Expm1, Log1p
 from graphc.ops.random import Dropout
 from graphc.ops.shape import pad
 from graphc.ops.window import MaxPool2d, SumPool2d
@@ -125,7 +126,7 @@ def elu(x, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where it is positive, else alpha * (exp(x) - 1) (Clevert et al., 2016)"""
     x = tensor(x)
     below = (x > 0.0).select(0.0, x)  # what overflows in exp would make the gradient of the other side 0 * inf
-    return (x > 0.0).select(x, (below.exp() - 1.0) * alpha)
+    return (x > 0.0).select(x, below.apply(Expm1()) * alpha)
 
 
 def silu(x, inplace: bool = False) -> Tensor:
@@ -139,7 +140,7 @@ def softplus(x, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     x = tensor(x)
     scaled = x * beta
     low = (scaled > threshold).select(0.0, scaled)
-    return (scaled > threshold).select(x, (1.0 + low.exp()).log() * (1.0 / beta))
+    return (scaled > threshold).select(x, low.exp().apply(Log1p()) * (1.0 / beta))
 
 
 def hardsigmoid(x, inplace: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from . import init
 from .functional import Pair, count, pair
 from .layer import Layer
 from .parameter import Buffer, Parameter
-from .trace import recorder
+from .trace import learning, recorder
 
 
 def default_bias(fan_in: int) -> init.Init:
@@ -95,7 +95,8 @@ class Conv2d(Layer):
 
 class BatchNorm(Layer):
     """Normalisation over the batch, channel by channel (Ioffe and Szegedy, 2015). A training step uses the batch's own
-    statistics and moves the running ones by `momentum`; inference uses the running ones."""
+    statistics and moves the running ones by `momentum`; inference, and a part that eval() froze within a network in
+    training mode, use the running ones."""
 
     ranks: tuple[int, ...] = ()
 
@@ -130,6 +131,8 @@ class BatchNorm(Layer):
         weight = self.weight if self.affine else constant(np.ones(channels), "f32")
         bias = self.bias if self.affine else constant(np.zeros(channels), "f32")
         rec, running = recorder(), [self.running_mean.tensor(), self.running_var.tensor()]
+        if not learning(self):
+            return apply(norm.BatchNormInference(self.eps), x, weight, bias, *running)
         op = norm.BatchNorm(self.eps, self.momentum)
         y, *moved = apply(op, x, weight, bias, *map(rec.latest, running))
         tracked = self.num_batches_tracked.tensor()
@@ -239,7 +242,8 @@ class Flatten(Layer):
 
 
 class Dropout(Layer):
-    """`functional.dropout`; a compiled inference leaves it out."""
+    """`functional.dropout`; a compiled inference leaves it out, and so does a part that eval() froze within a network
+    in training mode."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__()
@@ -248,7 +252,7 @@ class Dropout(Layer):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.p)
+        return F.dropout(x, self.p, learning(self))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -33,7 +33,9 @@ class Module:
     `forward`, which computes with symbolic tensors.
 
     `training` is for user code that builds different graphs for the two uses; `graphc.compile` and
-    `graphc.compile_training` decide for the layers here, whatever it says. `declared` is the user's line that made it.
+    `graphc.compile_training` decide for the layers here, whatever it says of the whole network. Parts on which eval()
+    was called while the whole is in training mode are frozen: batch norm keeps its running statistics and uses them,
+    dropout does nothing. `declared` is the user's line that made it.
     """
 
     training: bool

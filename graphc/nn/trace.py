@@ -2,7 +2,8 @@
 
 Enters: a callable and its input tensors. Leaves: a `Trace` of output tensors, the leaves of the module's weights and
 buffers (named as in its state_dict), and the new values that running statistics and the random key take after a step.
-There is one trace for inference and training, always in training form; the pass `inference_mode` makes the other.
+There is one trace for inference and training, in training form but for parts that eval() froze; the pass
+`inference_mode` makes the other.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Recorder:
     names: dict[object, str] = field(default_factory=dict)  # parameter -> name of its leaf
     leaves: dict[object, Tensor] = field(default_factory=dict)
     updates: dict[Tensor, Tensor] = field(default_factory=dict)
+    modes: bool = False  # whether the layers' own modes count
     streams: int = 0
     key: Tensor | None = None
 
@@ -126,6 +128,12 @@ def recorder() -> Recorder:
     return _recorder.get()
 
 
+def learning(module) -> bool:
+    """Whether a layer is to be traced in training form: always, unless eval() has frozen it as a part of a network that
+    is in training mode itself."""
+    return module.training or not recorder().modes
+
+
 @contextmanager
 def recording(new: Recorder) -> Iterator[Recorder]:
     token = _recorder.set(new)
@@ -143,7 +151,7 @@ def trace(target: Callable, inputs: Sequence[Tensor]) -> Trace:
         raise GraphcTypeError(
             f"{target.__name__} is a class\n  expected an object of it, a network\n  write {target.__name__}(...)"
         )
-    with recording(Recorder()) as rec:
+    with recording(Recorder(modes=getattr(target, "training", False) is True)) as rec:
         if hasattr(target, "named_state"):
             for name, parameter in target.named_state():
                 rec.names[parameter] = name

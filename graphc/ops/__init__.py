@@ -1,6 +1,6 @@
 """Every op, by family, and the symbolic tensor that user code computes with. Importing this registers all ops."""
 
-from . import contraction, elementwise, norm, random, reduce, shape, window, winograd
+from . import contraction, elementwise, norm, powers, random, reduce, shape, window, winograd
 from .tensor import Tensor, apply, concat, constant, graph_of, input, interpret, leaf, lift, sum_to
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "leaf",
     "lift",
     "norm",
+    "powers",
     "random",
     "reduce",
     "shape",

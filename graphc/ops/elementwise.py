@@ -329,7 +329,7 @@ class Sigmoid(Float):
 
 @dataclass(frozen=True)
 class Relu(Elementwise):
-    """max(x, 0), NaN kept; the gradient at 0 is 0."""
+    """max(x, 0), NaN kept; the gradient at 0 is 0, at NaN it passes."""
 
     name = "relu"
 
@@ -340,12 +340,12 @@ class Relu(Elementwise):
         return (np.where(x < 0, np.zeros_like(x), x),)
 
     def vjp(self, x, y, dy):
-        return ((y[0] > 0.0).select(dy[0], 0.0),)
+        return ((y[0] <= 0.0).select(0.0, dy[0]),)
 
 
 @dataclass(frozen=True)
 class Clip(Float):
-    """min(max(x, low), high), NaN kept; the gradient is 0 at both ends and beyond."""
+    """min(max(x, low), high), NaN kept; the gradient is 0 at both ends and beyond, at NaN it passes."""
 
     name = "clip"
     primitives = 2
@@ -359,7 +359,7 @@ class Clip(Float):
         return (np.clip(x, self.low, self.high),)
 
     def vjp(self, x, y, dy):
-        return (((y[0] > self.low) & (y[0] < self.high)).select(dy[0], 0.0),)
+        return (((y[0] <= self.low) | (y[0] >= self.high)).select(0.0, dy[0]),)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from graphc.ir import (
 
 from . import elementwise as ew
 from .contraction import MatMul
+from .powers import Power, PowerOf
 from .reduce import ArgMax, Max, Sum
 from .shape import Concat, Constant, Expand, Reshape, Slice, Transpose
 
@@ -399,21 +400,21 @@ def resolve_shape(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, .
 def power(x: Tensor, y) -> Tensor:
     """x ** y. Small integer exponents multiply, 0.5 is a square root, the rest is exp(y * log(x)) (NaN for x < 0)."""
     if not isinstance(y, int | float | np.number):
-        return (x.log() * y).exp()
+        return apply(PowerOf(), x, y)
     y = float(y)
-    if y.is_integer() and 0 <= abs(y) <= 64:
-        result, square, n = None, x, int(abs(y))
+    if y.is_integer() and abs(y) <= 64:
+        # a negative power is one of 1 / x: the gradient of 1 / x**n would be 0 * inf at 0
+        result, square, n = None, 1.0 / x if y < 0 else x, int(abs(y))
         while n:
             if n & 1:
                 result = square if result is None else result * square
             n >>= 1
             if n:
                 square = square * square
-        result = constant(1.0).expand(x.shape) if result is None else result
-        return 1.0 / result if y < 0 else result
+        return constant(1.0).expand(x.shape) if result is None else result
     if abs(y) == 0.5:
         return x.sqrt() if y > 0 else 1.0 / x.sqrt()
-    return (x.log() * y).exp()
+    return apply(Power(y), x)
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluate import evaluate, graph_of_call, run, sample
 
-from graphc import nn
+from graphc import compile_training, nn, optim
 from graphc.ir import GraphcError
 from graphc.passes import grad
 
@@ -207,3 +207,44 @@ def test_two_dropouts_draw_apart():
 def test_what_a_layer_refuses(make, said):
     with pytest.raises(GraphcError, match=said):
         make()
+
+
+def test_norms_frozen_by_eval_keep_their_statistics():
+    """The part of the network that eval() froze takes its running statistics, also in the gradient; the rest learns.
+    PyTorch's step is the oracle."""
+
+    def made(lib):
+        return lib.Sequential(
+            lib.Linear(4, 5), lib.BatchNorm1d(5), lib.Linear(5, 3), lib.BatchNorm1d(3), lib.Dropout(0.5)
+        )
+
+    mine, theirs = made(nn), made(torch.nn)
+    for name, p in mine.named_state():
+        if "tracked" not in name:
+            p.data = np.abs(sample(*p.shape, seed=len(name))).astype(np.float32) + 0.5
+    theirs.load_state_dict({n: torch.from_numpy(np.array(p.data)) for n, p in mine.named_state()})
+    for net in (mine, theirs):
+        net.train()
+        net[1].eval()
+        net[4].eval()
+    step = compile_training(mine, (6, 4), loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    x, y = sample(6, 4).astype(np.float32), sample(6, 3, seed=1).astype(np.float32)
+    for _ in range(3):
+        loss = torch.nn.functional.mse_loss(theirs(torch.from_numpy(x)), torch.from_numpy(y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        np.testing.assert_allclose(step(x, y), loss.item(), rtol=1e-5)
+    for name, want in theirs.state_dict().items():
+        np.testing.assert_allclose(mine.state_dict()[name], want.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+    assert mine[1].num_batches_tracked.data == 0
+    assert mine[3].num_batches_tracked.data == 3
+
+
+def test_the_mode_of_the_whole_decides_nothing():
+    """A network left in eval() trains all the same."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+    step = compile_training(net.eval(), (6, 4), loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    step(sample(6, 4).astype(np.float32), sample(6, 5).astype(np.float32))
+    assert net[1].num_batches_tracked.data == 1

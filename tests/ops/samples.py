@@ -16,7 +16,7 @@ import graphc.ops as ops
 from graphc.ir import NUMPY, Graph, Op, TensorType
 from graphc.ops import contraction as c
 from graphc.ops import elementwise as e
-from graphc.ops import norm, random, reduce, shape, window, winograd
+from graphc.ops import norm, powers, random, reduce, shape, window, winograd
 from graphc.ops.tensor import leaf
 
 
@@ -98,8 +98,11 @@ def elementwise() -> Iterator[Sample]:
             yield sample(op, text)
         for op in (e.Abs(), e.Floor(), e.Relu(), e.Clip(-0.75, 1.25)):
             yield sample(op, text, spread=True)
-        for op in (e.Log(), e.Sqrt()):
+        for op in (e.Log(), e.Sqrt(), powers.Power(1.5), powers.Power(-2.5)):
             yield sample(op, text, low=0.1)
+        for op in (powers.Expm1(), powers.Log1p()):
+            yield sample(op, text, low=-0.9)
+    yield sample(powers.PowerOf(), "[3,7] [7]", positive=(0,))
     for op in (e.Exp(), e.Tanh(), e.Erf(), e.Sigmoid()):
         yield sample(op, "[257]", low=-30.0, high=30.0)
     for op in (e.Neg(), e.Abs(), e.Relu()):

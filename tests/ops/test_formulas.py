@@ -8,7 +8,7 @@ from ops.samples import SAMPLES
 
 from graphc.ops import contraction as c
 from graphc.ops import elementwise as e
-from graphc.ops import norm, window
+from graphc.ops import norm, powers, window
 
 EXACT = 1e-12  # float64 sums of at most some thousand products
 
@@ -124,6 +124,9 @@ SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40]
         (e.Sigmoid(), [0.5, 0.5, 1.0, 0.0, np.nan, 0.5, 0.5]),
         (e.Relu(), [0.0, -0.0, np.inf, 0.0, np.nan, 1e-40, 0.0]),
         (e.Clip(0.0, 6.0), [0.0, -0.0, 6.0, 0.0, np.nan, 1e-40, 0.0]),
+        (powers.Log1p(), [0.0, -0.0, np.inf, np.nan, np.nan, 1e-40, -1e-40]),
+        (powers.Expm1(), [0.0, -0.0, np.inf, -1.0, np.nan, 1e-40, -1e-40]),
+        (powers.Power(1.5), [0.0, 0.0, np.inf, np.nan, np.nan, 1e-60, np.nan]),
         (e.Sqrt(), [0.0, -0.0, np.inf, np.nan, np.nan, 1e-20, np.nan]),
     ],
     ids=lambda v: v.name if hasattr(v, "name") else "",
