@@ -140,9 +140,8 @@ def run_command(p: Parser) -> None:
 def build_command(p: Parser) -> None:
     network(p).option("--weights", required=True, metavar="FILE", help=WEIGHTS)
     p.option("-o", "--out", required=True, metavar="FILE", help="executable to write")
-    rounding(p).option(
-        "--cpu", metavar="NAME", default="portable", help="portable (the default), native, x86-64-v3, x86-64-v4"
-    )
+    cpus = "portable (the default: any x86-64 with AVX2), native, x86-64-v3, x86-64-v4, aarch64"
+    rounding(p).option("--cpu", metavar="NAME", default="portable", help=cpus)
     p.option("--threads", type=at_least(1), metavar="N", default=1, help="its default number of threads (1)")
     before_network(p)
 

@@ -263,7 +263,7 @@ def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable
 
     path        where to; it appears there whole or not at all
     cpu         "portable" runs on every x86-64 with AVX2 and FMA and uses AVX-512 where it is; "native" or a level
-                makes one for that alone
+                makes one for that alone; "aarch64" one for 64-bit Arm, which needs the ziglang package elsewhere
     precision   "fast" or "exact", as of `compile`
     preprocess  arithmetic on the input that belongs to the program, e.g. Preprocess(scale=1/255) to take image bytes
     labels      a name for each class

@@ -50,7 +50,7 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
     """Write the schedule as a static executable with the text of its report.
 
     `cpu` "portable" holds the kernels once for each of `PORTABLE`; the packed weights and the results' bits are the
-    same for all. The executable carries test vectors that the in-process program computed.
+    same for all, also for the processor of another machine, such as "aarch64", which ziglang links for. The executable carries test vectors that the in-process program computed.
     """
     prefix = re.sub(r"\W", "_", f"graphc_{schedule.name}", flags=re.ASCII)
     objects = []
@@ -77,7 +77,7 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
         selftest=tuple(self_test(program, inputs, seed) for seed in range(SELFTESTS)),
         threads=threads,
     )
-    executable.build(path, parts, cc=cc)
+    executable.build(path, parts, cc=cc, triple=made.triple)
 
 
 def tensors(schedule: Schedule, buffers: tuple[str, ...], names: list[str]) -> tuple[TensorInfo, ...]:

@@ -13,13 +13,14 @@ from schedule.networks import GRAPHS, Grouped, Residual, draw
 import graphc
 from graphc import nn
 from graphc.backends import llvm
+from graphc.backends.llvm import cache
 from graphc.backends.reference import run
 from graphc.models import MobileNetV1, UNet, ViT, get
 from graphc.schedule import make_schedule
 
 # The project's bound for every network: 1e-5 of the output's scale, forward and gradients.
 TOLERANCE = 1e-5
-THREADS = (1, 2, 3, 8)
+THREADS = (1, 2, 3, 8, 64)
 
 
 def close(got: np.ndarray, want: np.ndarray, what: str = "", tolerance: float = TOLERANCE) -> None:
@@ -251,12 +252,44 @@ def test_executable_gives_the_same_bits(make, shape, tmp_path):
     path = executable(net, tmp_path / "net")
     x = images(*shape)
     np.save(tmp_path / "x.npy", x)
-    for threads in (1, 2, 3):
+    for threads in THREADS:
         command = [path, "--threads", str(threads), "--output", tmp_path / "y.npy", tmp_path / "x.npy"]
         subprocess.run(command, check=True, capture_output=True)
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), net(x))
     done = subprocess.run([path, "--selftest"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("make", "shape"), [SAME_BITS[0].values, SAME_BITS[1].values], ids=["residual", "grouped"])
+def test_executable_for_arm_gives_the_same_bits(make, shape, tmp_path):
+    """Emulated: NEON's vectors, and no instruction in common with the program in this process."""
+    pytest.importorskip("ziglang")
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    net = graphc.compile(make(), shape)
+    path, x = tmp_path / "net", images(*shape)
+    net.build(path, cpu="aarch64")
+    assert path.read_bytes()[18:20] == b"\xb7\0", "e_machine of ELF: 183 is AArch64"
+    if emulator is None:
+        pytest.skip("no qemu-aarch64 here")
+    np.save(tmp_path / "x.npy", x)
+    command = [emulator, path, "--threads", "2", "--output", tmp_path / "y.npy", tmp_path / "x.npy"]
+    subprocess.run(command, check=True, capture_output=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), net(x))
+
+
+@pytest.mark.parametrize(("make", "shape"), SAME_BITS[:2])
+def test_cached_code_gives_the_same_bits(make, shape, tmp_path, monkeypatch):
+    """Compiled afresh, taken from the cache, and without a cache."""
+    x, found = images(*shape), []
+    for folder in (tmp_path, tmp_path, "off"):
+        monkeypatch.setenv("GRAPHC_CACHE", str(folder))
+        cache.CODE.forget()
+        graphc.seed(0)
+        net = graphc.compile(make(), shape)
+        found.append((net.program.objects.compiled, net(x)))
+    assert found[0][0] > 0 and found[1][0] == 0 and found[2][0] == found[0][0]
+    for _, y in found[1:]:
+        np.testing.assert_array_equal(y, found[0][1])
 
 
 def test_preprocessing_belongs_to_the_program(tmp_path):
