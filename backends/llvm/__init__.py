@@ -17,7 +17,7 @@ from . import executable, target
 from .calibrate import measured
 from .executable import CpuObject, ExecutableParts, TensorInfo
 from .objects import compile_objects
-from .profile import Profile, profile
+from .profile import Profile, profile, works
 from .program import LlvmProgram
 
 __all__ = ["LlvmProgram", "build", "compile", "kernel_times"]
@@ -50,14 +50,15 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
     """Write the schedule as a static executable with the text of its report.
 
     `cpu` "portable" holds the kernels once for each of `PORTABLE`; the packed weights and the results' bits are the
-    same for all, also for the processor of another machine, such as "aarch64", which ziglang links for. The executable carries test vectors that the in-process program computed.
+    same for all, also for the processor of another machine, such as "aarch64", which ziglang links for. The executable
+    carries test vectors that the in-process program computed, and can run its kernels one by one to time them.
     """
     prefix = re.sub(r"\W", "_", f"graphc_{schedule.name}", flags=re.ASCII)
     objects = []
     for level in PORTABLE if cpu == "portable" else (cpu,):
         made = target_of(level)
         name = f"{prefix}_{re.sub(r'[^a-z0-9]', '_', level)}"
-        code = compile_objects(schedule, made, name).code
+        code = compile_objects(schedule, made, name, stepwise=True).code
         objects.append(CpuObject(name, level, code, made.features if level == "native" else ""))
     program = compile(schedule, graph)
     inputs = tensors(schedule, schedule.inputs, [v.name for v in graph.inputs])
@@ -76,6 +77,7 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
         labels=labels,
         selftest=tuple(self_test(program, inputs, seed) for seed in range(SELFTESTS)),
         threads=threads,
+        kernels=tuple(works(schedule)),
     )
     executable.build(path, parts, cc=cc, triple=made.triple)
 

@@ -49,13 +49,16 @@ def assemble(schedule: Schedule, target: Target, name: str) -> list[ir.Module]:
     return [*(module for module, _ in made.values()), runner(schedule, target, name, calls)]
 
 
-def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call]) -> ir.Module:
-    """The module that runs the kernels: the thread pool, and the two functions of the program."""
+def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call], stepwise: bool = False) -> ir.Module:
+    """The module that runs the kernels: the thread pool, and the two functions of the program; with `stepwise` a third,
+    NAME_step, which takes the arguments of NAME_run and the number of the one kernel to run."""
     module = ir.Module(name)
     module.triple = target.triple
     pool = emit_pool(module, target, f"{name}_close")
     shared = any(not c.alone for c in calls)
     _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool), shared)
+    if stepwise:
+        _run(module, f"{name}_step", pool, _step(module, schedule, calls), shared, [("kernel", I64)])
     return module
 
 
@@ -161,10 +164,21 @@ def work_ns(kernel: Loops | Contraction) -> float:
 # running them
 
 
-def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool) -> ir.Function:
-    """What every thread runs: its share of each kernel, in order."""
-    places = places_of(schedule)
-    made, b = function(module, "body", [PTR, I32, I32], ["memories", "thread", "threads"])
+@dataclass(frozen=True)
+class Job:
+    """A function that every thread runs, at its entry: the memories by name, whether this thread is the first, which it
+    is of how many (i64), and what NAME_run or NAME_step was called with beside the memories."""
+
+    function: ir.Function
+    b: ir.IRBuilder
+    memories: Mapping
+    first: ir.Value
+    share: tuple[ir.Value, ir.Value]
+    rest: ir.Value
+
+
+def _job(module: ir.Module, schedule: Schedule, name: str) -> Job:
+    made, b = function(module, name, [PTR, I32, I32], ["memories", "thread", "threads"])
     context, thread, threads = made.args
     memories = {name: load_(b, context, PTR, None, k) for k, name in enumerate(ARGUMENTS)}
     for side in ("inputs", "outputs"):
@@ -174,16 +188,40 @@ def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Po
         memories["thread"] = stack(b, I8, schedule.thread_bytes)
     first = b.icmp_signed("==", thread, const(I32, 0))
     share = b.zext(thread, I64), b.zext(threads, I64)
-    barriers = 0
+    return Job(made, b, memories, first, share, address(b, context, PTR, len(ARGUMENTS)))
+
+
+def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool) -> ir.Function:
+    """What every thread runs: its share of each kernel, in order."""
+    places, job, barriers = places_of(schedule), _job(module, schedule, "body"), 0
+    b = job.b
     for group, barrier in groups(calls, places):
         if barrier:
             barriers += 1
-            b.call(pool.barrier, [threads, const(I32, barriers)])
-        with if_(b, first if group[0].alone else True):
+            b.call(pool.barrier, [job.function.args[2], const(I32, barriers)])
+        with if_(b, job.first if group[0].alone else True):
             for call in group:
-                _call(b, module, call, places, memories, share)
+                _call(b, module, call, places, job.memories, job.share)
     b.ret_void()
-    return made
+    return job.function
+
+
+def _step(module: ir.Module, schedule: Schedule, calls: Sequence[Call]) -> ir.Function:
+    """What every thread runs of a single kernel, chosen by its number."""
+    places, job = places_of(schedule), _job(module, schedule, "step")
+    b = job.b
+    done = b.append_basic_block("done")
+    choice = b.switch(load_(b, job.rest, I64, None, 0), done)
+    for k, call in enumerate(calls):
+        block = b.append_basic_block(f"kernel{k}")
+        choice.add_case(const(I64, k), block)
+        b.position_at_end(block)
+        with if_(b, job.first if call.alone else True):
+            _call(b, module, call, places, job.memories, job.share)
+        b.branch(done)
+    b.position_at_end(done)
+    b.ret_void()
+    return job.function
 
 
 def _call(b: ir.IRBuilder, module: ir.Module, call: Call, places: Mapping, memories: Mapping, share: tuple) -> None:
@@ -245,12 +283,18 @@ def _units(b: ir.IRBuilder, call: Call, thread: ir.Value, threads: ir.Value) -> 
     return [b.udiv(b.mul(units, t), threads) for t in (thread, following)]
 
 
-def _run(module: ir.Module, name: str, pool: Pool, body: ir.Function, shared: bool) -> None:
-    made, b = function(module, name, [PTR] * 5 + [I32], [*ARGUMENTS, "threads"], result=I32, linkage="external")
-    *memories, threads = made.args
-    context = b.alloca(ir.ArrayType(PTR, len(memories)), name="memories")
+def _run(
+    module: ir.Module, name: str, pool: Pool, body: ir.Function, shared: bool, more: Sequence[tuple[str, ir.Type]] = ()
+) -> None:
+    """A public function of the program; `more` are arguments after the number of threads, of 8 bytes each."""
+    types, names = [PTR] * len(ARGUMENTS) + [I32], [*ARGUMENTS, "threads"]
+    made, b = function(
+        module, name, [*types, *(t for _, t in more)], [*names, *(n for n, _ in more)], result=I32, linkage="external"
+    )
+    memories, threads, rest = made.args[: len(ARGUMENTS)], made.args[len(ARGUMENTS)], made.args[len(names) :]
+    context = b.alloca(ir.ArrayType(PTR, len(memories) + len(rest)), name="memories")
     context.type = PTR
-    for k, memory in enumerate(memories):
-        store_(b, memory, context, k)
+    for k, value in enumerate((*memories, *rest)):
+        store_(b, value, context, k)
     b.call(pool.run, [body, context, threads if shared else const(I32, 1)])
     b.ret(const(I32, 0))

@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -45,6 +46,15 @@ class TensorInfo:
         return prod(self.shape) * DTYPES[self.dtype][1].itemsize
 
 
+class KernelInfo(Protocol):
+    """A kernel: multiply-adds, and bytes of the buffers it reads and writes."""
+
+    name: str
+    kind: str
+    macs: int
+    bytes: int
+
+
 @dataclass(frozen=True)
 class CpuObject:
     """Relocatable ELF files, one of which exports PREFIX_run, for CPUs of `level` (a name of cpu_levels.LEVELS, or
@@ -67,6 +77,7 @@ class ExecutableParts:
     labels   one name per class, or none
     selftest test vectors: (arrays of all inputs, arrays of all outputs), compared by their bits
     threads  default number of threads; 0: every CPU the process may use
+    kernels  what --profile tells of each, if all objects export PREFIX_step, which runs a single one; or none
     """
 
     name: str
@@ -82,6 +93,7 @@ class ExecutableParts:
     labels: tuple[str, ...] = ()
     selftest: tuple[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], ...] = field(default=(), repr=False)
     threads: int = 1
+    kernels: tuple[KernelInfo, ...] = ()
 
     def __post_init__(self) -> None:
         for tensor in self.inputs + self.outputs:
@@ -261,13 +273,20 @@ def _metadata(parts: ExecutableParts, offsets: list[int]) -> str:
     text = ['#include "program.h"\n']
     text += [f"extern const unsigned char blob_{name}[];\n" for name in ("weights", "state", "vectors")]
     text += [f"int {item.prefix}_run({RUN_ARGUMENTS});\n" for item in objects]
+    text += [f"int {item.prefix}_step({RUN_ARGUMENTS}, int64_t kernel);\n" for item in objects if parts.kernels]
     for item in objects:
         rows = [
             f'{{"{f.name}", {f.leaf}u, {f.subleaf}, {f.register}, {f.bit}, {f.os_state}}}' for f in needs[item.prefix]
         ]
         text.append(_c_array(f"struct feature needs_{item.prefix}", rows))
-    rows = [f"{{{_c_string(i.level)}, needs_{i.prefix}, {len(needs[i.prefix])}, {i.prefix}_run}}" for i in objects]
+    rows = [
+        f"{{{_c_string(i.level)}, needs_{i.prefix}, {len(needs[i.prefix])}, {i.prefix}_run, "
+        f"{f'{i.prefix}_step' if parts.kernels else 'NULL'}}}"
+        for i in objects
+    ]
     text.append(_c_array("struct cpu_object objects", rows))
+    rows = [f"{{{_c_string(k.name)}, {_c_string(k.kind)}, {k.macs}, {k.bytes}}}" for k in parts.kernels]
+    text.append(_c_array("struct kernel kernels", rows))
     text.append(_c_array("struct tensor inputs", [_tensor_row(tensor) for tensor in parts.inputs]))
     text.append(_c_array("struct tensor outputs", [_tensor_row(tensor) for tensor in parts.outputs]))
     text.append(_c_array("char *const labels", [_c_string(label) for label in parts.labels]))
@@ -290,6 +309,8 @@ def _metadata(parts: ExecutableParts, offsets: list[int]) -> str:
         "weight_crc": f"{zlib.crc32(_bytes_of(parts.weights)):#010x}u",
         "objects": "objects",
         "object_count": len(objects),
+        "kernels": "kernels",
+        "kernel_count": len(parts.kernels),
         "labels": "labels",
         "label_count": len(parts.labels),
         "vector_offsets": "vector_offsets",

@@ -40,8 +40,9 @@ class Objects:
         )
 
 
-def compile_objects(schedule: Schedule, target: Target, name: str) -> Objects:
-    """The objects of a planned schedule; `name` is the prefix of its two functions. ValueError as of `assemble`."""
+def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: bool = False) -> Objects:
+    """The objects of a planned schedule; `name` is the prefix of its two functions, and of a third with `stepwise`, as
+    of `runner`. ValueError as of `assemble`."""
     start, emission = perf_counter(), 0.0
     pieces = pieces_of(schedule, target)
     entries: dict[str, bytes | Future[bytes]] = {}
@@ -60,7 +61,7 @@ def compile_objects(schedule: Schedule, target: Target, name: str) -> Objects:
             facts = [code.arguments, code.units]
             codes[piece.key], entries[piece.key] = code, threads.submit(compiled, piece.key, facts, text, target)
         begin = perf_counter()
-        text = str(runner(schedule, target, name, calls_of(schedule, pieces, codes)))
+        text = str(runner(schedule, target, name, calls_of(schedule, pieces, codes), stepwise))
         emission += perf_counter() - begin
         key = cache.key(text, repr(target))
         entries[key] = cache.CODE.get(key) or threads.submit(compiled, key, [], text, target)

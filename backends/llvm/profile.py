@@ -14,7 +14,7 @@ from time import perf_counter
 
 import numpy as np
 
-from graphc.schedule.kernels import Kernel, reads, writes
+from graphc.schedule.kernels import Kernel, Schedule, reads, writes
 from graphc.schedule.layout import NUMPY, Buffer
 
 from .calibrate import Limits
@@ -22,14 +22,20 @@ from .program import LlvmProgram
 
 
 @dataclass(frozen=True)
-class KernelTime:
-    """One kernel: `seconds` (median of the runs, less the cost of an empty call), multiply-adds, bytes it touches."""
+class Work:
+    """One kernel: its multiply-adds, and bytes of the buffers it touches."""
 
     name: str
     kind: str
-    seconds: float
     macs: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class KernelTime(Work):
+    """A kernel and its `seconds`: median of the runs, less the cost of an empty call."""
+
+    seconds: float
 
     @property
     def gflops(self) -> float:
@@ -53,18 +59,21 @@ def profile(program: LlvmProgram, runs: int = 30) -> list[KernelTime]:
         return timed(one, inputs, runs)
 
     empty = seconds(())
+    for work, kernel in zip(works(schedule), schedule.kernels, strict=True):
+        found.append(KernelTime(*vars(work).values(), max(seconds((kernel,)) - empty, 0.0)))
+    return found
+
+
+def works(schedule: Schedule) -> list[Work]:
+    """What each kernel has to do."""
+    found = []
     for kernel in schedule.kernels:
         touched = {schedule.root(b) for b in (*reads(kernel), *writes(kernel))}
-        macs = getattr(kernel, "macs", 0)
-        found.append(
-            KernelTime(
-                kernel.name,
-                getattr(kernel, "kind", type(kernel).__name__.lower()),
-                max(seconds((kernel,)) - empty, 0.0),
-                macs,
-                sum(schedule.buffers[b].bytes for b in touched),
-            )
+        kind, size = (
+            getattr(kernel, "kind", type(kernel).__name__.lower()),
+            sum(schedule.buffers[b].bytes for b in touched),
         )
+        found.append(Work(kernel.name, kind, getattr(kernel, "macs", 0), size))
     return found
 
 

@@ -235,6 +235,10 @@ def test_help_ends_with_two_examples_that_work(tiny):
     assert run(tiny, "-h") == run(tiny, "--help")
 
 
+def test_version(tiny):
+    assert run(tiny, "--version") == "tiny, built by graphc 0.1.0\n"
+
+
 def test_selftest(tiny, tiny_parts, tmp_path):
     assert "self-test passed: 2 vectors" in run(tiny, "--selftest")
     wrong = expected(PIXELS)
@@ -266,7 +270,8 @@ BAD_REQUESTS = {
     "no number": (["--threads", "two", "x.npy"], "--threads: expected a whole number"),
     "too many": (["--threads=99999999999999999999", "x.npy"], "--threads: expected a whole number"),
     "value for a flag": (["--json=yes", "x.npy"], "--json: takes no value"),
-    "two actions": (["--info", "--selftest"], "expected one of --info, --selftest and --bench"),
+    "no kernels": (["--profile"], "--profile: this program does not know its kernels"),
+    "two actions": (["--info", "--selftest"], "expected one of --info, --selftest, --bench and --profile"),
     "selftest of a file": (["--selftest", "x.npy"], "--selftest: expected no INPUT, got 'x.npy'"),
     "empty file name": (["--output=", "x.npy"], "--output: expected a file name"),
     "stdin twice": (["-", "-"], "standard input can be read once"),

@@ -3,6 +3,8 @@ same bits from the executable."""
 
 from __future__ import annotations
 
+import ctypes
+import json
 import shutil
 import subprocess
 
@@ -13,7 +15,10 @@ from schedule.networks import GRAPHS, Grouped, Residual, draw
 import graphc
 from graphc import nn
 from graphc.backends import llvm
-from graphc.backends.llvm import cache
+from graphc.backends.llvm import cache, jit
+from graphc.backends.llvm.objects import compile_objects
+from graphc.backends.llvm.profile import works
+from graphc.backends.llvm.program import CLOSE
 from graphc.backends.reference import run
 from graphc.models import MobileNetV1, UNet, ViT, get
 from graphc.schedule import make_schedule
@@ -258,6 +263,42 @@ def test_executable_gives_the_same_bits(make, shape, tmp_path):
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), net(x))
     done = subprocess.run([path, "--selftest"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_executable_times_its_kernels(threads, tmp_path):
+    """All kernels of the schedule in order; the table says what the data says."""
+    net = graphc.compile(Residual(), (2, 3, 13, 11))
+    path = executable(net, tmp_path / "net")
+    done = subprocess.run([path, "--profile", "--json", "--threads", threads], check=True, capture_output=True)
+    kernels = json.loads(done.stdout)["profile"]["kernels"]
+    known = works(net.schedule)
+    assert [(k["name"], k["kind"], k["macs"], k["bytes"]) for k in kernels] == [tuple(vars(w).values()) for w in known]
+    assert all(k["us"] > 0 for k in kernels)
+    table = subprocess.run([path, "--profile"], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert [line.split()[0] for line in table[1:-2]] == [w.name for w in known]
+    assert table[-2].startswith("all kernels")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_kernels_one_by_one_are_a_run(threads):
+    """What --profile runs: NAME_step for each kernel in order leaves what NAME_run leaves."""
+    net = graphc.compile(Residual(), (2, 3, 13, 11))
+    program, x = net.program, images(2, 3, 13, 11)
+    want, got = net(x), np.zeros_like(net(x))
+    loaded = jit.load_object(
+        compile_objects(net.schedule, program.target, "s", stepwise=True).code, ["s_step", "s_close"]
+    )
+    step = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 5, ctypes.c_int, ctypes.c_int64)(
+        loaded.address("s_step")
+    )
+    sides = [(ctypes.c_void_p * 1)(a.ctypes.data) for a in (x, got)]
+    program.poison()
+    memories = [m.ctypes.data for m in (program.weights, program.state)]
+    for k in range(len(net.schedule.kernels)):
+        assert step(*memories, *map(ctypes.addressof, sides), program._arena.ctypes.data, threads, k) == 0
+    CLOSE(loaded.address("s_close"))()
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(("make", "shape"), [SAME_BITS[0].values, SAME_BITS[1].values], ids=["residual", "grouped"])

@@ -31,7 +31,7 @@ def test_every_kernel_is_timed_and_state_stays():
 
 
 def test_rates():
-    t = KernelTime("k", "matmul", 1e-3, 500_000, 2_000_000)
+    t = KernelTime("k", "matmul", 500_000, 2_000_000, 1e-3)
     np.testing.assert_allclose((t.gflops, t.gigabytes), (1.0, 2.0))
 
 
@@ -39,7 +39,7 @@ def test_roofline():
     assert LIMITS.bandwidth(1000) == 50e9 and LIMITS.bandwidth(1001) == 10e9
     np.testing.assert_allclose(LIMITS.seconds(macs=50_000, touched=10), 1e-6)  # the multiply-adds take longer
     np.testing.assert_allclose(LIMITS.seconds(macs=50, touched=10_000), 1e-6)  # the bytes take longer
-    found = Profile((KernelTime("k", "matmul", 2e-6, 50_000, 10),), LIMITS)
+    found = Profile((KernelTime("k", "matmul", 50_000, 10, 2e-6),), LIMITS)
     assert str(found).splitlines()[1].endswith(" 50%")
     np.testing.assert_allclose(found.data()["kernels"][0]["of_roofline"], 0.5)
 

@@ -119,6 +119,21 @@ static int bench(FILE *out, const struct session *session, const struct options 
     return DONE;
 }
 
+static int profile(FILE *out, const struct session *session, const struct options *options) {
+    enum { RUNS = 30 };
+    struct error error;
+    double *seconds = calloc((size_t)program.kernel_count, sizeof *seconds);
+    if (seconds == NULL)
+        return complain(FAILED, "no memory for the times of the kernels");
+    if (options->input_count > 0 && !read_inputs(session, options->inputs, &error))
+        return complain(BAD_REQUEST, error.text);
+    if (!time_kernels(session, RUNS, seconds, &error))
+        return complain(FAILED, error.text);
+    print_profile(out, session, RUNS, seconds, options->json);
+    free(seconds);
+    return DONE;
+}
+
 static int test(FILE *out, const struct session *session, const struct options *options) {
     struct error error, difference = {""};
     bool passed;
@@ -136,6 +151,8 @@ static int act(FILE *out, const struct session *session, const struct options *o
         return test(out, session, options);
     if (options->bench > 0)
         return bench(out, session, options);
+    if (options->profile)
+        return profile(out, session, options);
     if (!options->info)
         return answer_all(out, session, options);
     print_info(out, session, options->json);
@@ -186,6 +203,8 @@ int main(int argc, char **argv) {
     }
     if (options.help)
         print_help(stdout, command);
+    else if (options.version)
+        printf("%s, built by graphc %s\n", program.name, program.version);
     else
         status = start(&options);
     if (fflush(stdout) != 0 || ferror(stdout)) {

@@ -20,8 +20,10 @@ static const struct option {
     {"--bench", NUMBER, offsetof(struct options, bench), 100000000},
     {"--info", FLAG, offsetof(struct options, info), 0},
     {"--selftest", FLAG, offsetof(struct options, selftest), 0},
+    {"--profile", FLAG, offsetof(struct options, profile), 0},
     {"--labels", TEXT, offsetof(struct options, labels), 0},
     {"--help", FLAG, offsetof(struct options, help), 0},
+    {"--version", FLAG, offsetof(struct options, version), 0},
 };
 
 static const struct option *find_option(const char *argument, size_t name_size) {
@@ -79,10 +81,12 @@ static bool check_inputs(const struct options *options, struct error *error) {
         standard += strcmp(options->inputs[i], "-") == 0;
     if (standard > 1)
         return fail(error, "-: standard input can be read once, got it %d times", standard);
-    if (options->bench > 0 && given == 0)
+    bool timed = options->bench > 0 || options->profile;
+    if (timed && given == 0)
         return true;
-    if (options->bench > 0 && given != wanted)
-        return fail(error, "--bench: expected no INPUT or %d, got %d", wanted, given);
+    if (timed && given != wanted)
+        return fail(error, "%s: expected no INPUT or %d, got %d", options->profile ? "--profile" : "--bench", wanted,
+                    given);
     if (wanted == 0)
         return given == 0 || fail(error, "expected no INPUT, got %d", given);
     if (given == 0)
@@ -91,13 +95,15 @@ static bool check_inputs(const struct options *options, struct error *error) {
 }
 
 static bool check_options(const struct options *options, struct error *error) {
-    int actions = options->info + options->selftest + (options->bench > 0);
-    if (options->help)
+    int actions = options->info + options->selftest + (options->bench > 0) + options->profile;
+    if (options->help || options->version)
         return true;
     if (actions > 1)
-        return fail(error, "expected one of --info, --selftest and --bench, got %d of them", actions);
+        return fail(error, "expected one of --info, --selftest, --bench and --profile, got %d of them", actions);
     if (actions == 1 && options->output != NULL)
-        return fail(error, "--output: goes with INPUTs, not with --info, --selftest or --bench");
+        return fail(error, "--output: goes with INPUTs, not with --info, --selftest, --bench or --profile");
+    if (options->profile && program.kernel_count == 0)
+        return fail(error, "--profile: this program does not know its kernels");
     if ((options->info || options->selftest) && options->input_count > 0)
         return fail(error, "%s: expected no INPUT, got '%s'", options->info ? "--info" : "--selftest",
                     options->inputs[0]);

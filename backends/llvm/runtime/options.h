@@ -5,7 +5,7 @@
 #include "files.h"
 
 struct options {
-    bool json, info, selftest, help;
+    bool json, info, selftest, profile, help, version;
     int top, threads, bench; /* 0: not given */
     const char *output, *labels;
     char **inputs; /* the INPUT arguments, moved together inside argv */

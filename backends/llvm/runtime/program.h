@@ -28,11 +28,21 @@ struct feature {
 typedef int run_function(const void *weights, void *state, const void *const *inputs, void *const *outputs, void *arena,
                          int threads);
 
+/* Runs one kernel, by its number: all of them in order are one run. */
+typedef int step_function(const void *weights, void *state, const void *const *inputs, void *const *outputs,
+                          void *arena, int threads, int64_t kernel);
+
 struct cpu_object {
     const char *level;
     const struct feature *needs;
     int need_count;
     run_function *run;
+    step_function *step; /* NULL: none */
+};
+
+struct kernel {
+    const char *name, *kind;
+    uint64_t macs, bytes; /* multiply-adds; size of the buffers it reads and writes */
 };
 
 struct program {
@@ -44,6 +54,8 @@ struct program {
     uint32_t weight_crc;
     const struct cpu_object *objects; /* most demanding first */
     int object_count;
+    const struct kernel *kernels;
+    int kernel_count;
     const char *const *labels;
     int label_count;
     const size_t *vector_offsets; /* per vector: every input, then every output, as offsets into vectors */

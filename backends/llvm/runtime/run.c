@@ -108,6 +108,39 @@ bool time_network(const struct session *session, int runs, struct timing *timing
     return done;
 }
 
+static bool run_kernel(const struct session *session, int kernel, struct error *error) {
+    const void *const *inputs = (const void *const *)session->inputs;
+    int code = session->object->step(program.weights, session->state, inputs, session->outputs, session->arena,
+                                     session->threads, kernel);
+    return code == 0 || fail(error, "%s: kernel %s failed with code %d", program.name, program.kernels[kernel].name, code);
+}
+
+bool time_kernels(const struct session *session, int runs, double *seconds, struct error *error) {
+    enum { WARM_UP = 3 };
+    size_t count = (size_t)program.kernel_count, samples = (size_t)runs;
+    double *taken = calloc(count * samples, sizeof *taken);
+    if (taken == NULL)
+        return fail(error, "%s: no memory for %d timings", program.name, runs);
+    bool done = true;
+    for (int i = -WARM_UP; i < runs && done; i++) {
+        if (program.state_bytes > 0)
+            memcpy(session->state, program.state, program.state_bytes);
+        for (int k = 0; k < program.kernel_count && done; k++) {
+            double start = now();
+            done = run_kernel(session, k, error);
+            if (i >= 0)
+                taken[(size_t)k * samples + (size_t)i] = now() - start;
+        }
+    }
+    for (size_t k = 0; k < count; k++) {
+        double *own = taken + k * samples;
+        qsort(own, samples, sizeof *own, by_value);
+        seconds[k] = (own[(samples - 1) / 2] + own[samples / 2]) / 2;
+    }
+    free(taken);
+    return done;
+}
+
 uint32_t crc32_of(const unsigned char *data, size_t size) {
     uint32_t table[256], crc = 0xffffffff;
     for (uint32_t i = 0; i < 256; i++) {

@@ -24,6 +24,9 @@ bool run_network(const struct session *session, const void *const *inputs, struc
 
 bool time_network(const struct session *session, int runs, struct timing *timing, struct error *error);
 
+/* seconds: room for program.kernel_count times, the median of each kernel over `runs` runs of all in order. */
+bool time_kernels(const struct session *session, int runs, double *seconds, struct error *error);
+
 /* passed: all stored vectors gave their stored bits and the weights their checksum; if not, difference says where not. */
 bool self_test(const struct session *session, bool *passed, struct error *difference, struct error *error);
 
