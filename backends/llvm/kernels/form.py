@@ -69,15 +69,16 @@ class Form:
             total *= extent
         return total if self.partner is None or self.w.coef(self.partner) == total else None
 
-    def lies_together(self, point: str) -> int:
-        """Elements of x that the innermost steps of a sum read in a row, where those of the next value of this axis
-        come right behind them, and no step outside reads them again. 0 where it is not so."""
+    @cached_property
+    def together(self) -> int:
+        """Elements of x that the innermost steps of a sum read in a row, where those of the next point come right
+        behind them, and no step outside reads them again. 0 where it is not so."""
         total, outside = 1, list(self.red)
         while outside and self.x.coef(outside[-1][0]) == total:
             total *= outside.pop()[1]
-        whole = dict(self.points)[point] * total
-        apart = all(abs(self.x.coef(a)) >= whole for a, _ in outside)
-        return total if apart and self.x_stride(point) == total else 0
+        if not self.points or self.x_stride(self.points[-1][0]) != total:
+            return 0
+        return total if all(abs(self.x.coef(a)) >= self.points[-1][1] * total for a, _ in outside) else 0
 
     @property
     def lanes_clipped(self) -> bool:

@@ -132,7 +132,7 @@ class LaneGroup:
         else:
             start = emit.freeze(b, address(b, x, F32, affine(b, self.x_at, base)))
             places = [(start, s) for s in points.shifts]
-            ahead += [self.x_ahead(points, start)] if self.plan.x_ahead and len(places) > 1 else []
+        ahead += [self.x_ahead(points, places[0][0])] if self.plan.x_ahead else []
 
         def x_values(offset: Number) -> Iterator[ir.Value]:
             for pointer, shift in places:
@@ -182,10 +182,9 @@ class LaneGroup:
 
     def x_ahead(self, points: Points, x_from: ir.Value) -> Stream:
         """What a tile some points further on will read of x."""
-        stride = points.shifts[-1] // (len(points.shifts) - 1) if points.shifts[-1] else 0
-        step = 4 * len(points.envs)
-        at = Aff(0, tuple((a, c * step if c < stride else 4 * c) for a, c in self.x_red.terms))
-        return emit.beyond(self.b, x_from, 4 * stride * self.plan.x_ahead), at, step
+        together, step = self.form.together, 4 * len(points.envs)
+        at = Aff(0, tuple((a, c * step if c < together else 4 * c) for a, c in self.x_red.terms))
+        return emit.beyond(self.b, x_from, 4 * together * self.plan.x_ahead), at, step
 
     def fetch(self, streams: list[Stream], env: Env, count: int) -> None:
         for start, at, step in streams:

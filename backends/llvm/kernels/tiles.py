@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from graphc.schedule.expr import Aff
 from graphc.schedule.kernels import Axis
 from graphc.schedule.layout import Buffer
 
@@ -227,7 +228,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
             chunks = pieces if pause else chunks
     points_first, w_ahead, x_ahead = False, False, 0
     if not pause:
-        w, x = (buffers[b].bytes // batch for b in (form.w_buffer, form.x_buffer))
+        w, x = (_share(form, aff, buffers[b]) for aff, b in ((form.w, form.w_buffer), (form.x, form.x_buffer)))
         near = target.l2_bytes // 2  # for either operand; the rest is for the other one and the results
         pieces = tiles_along(x, near)
         again = 0 if w <= near else (pieces - 1) * w * FROM_MEMORY
@@ -240,11 +241,16 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
     return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead)
 
 
+def _share(form: Form, aff: Aff, buffer: Buffer) -> int:
+    """Bytes of an operand that belong to one point of the batch axes."""
+    return buffer.bytes // math.prod(e for a, e in form.batch if aff.coef(a))
+
+
 def _x_ahead(form: Form, tile: Tile) -> int:
-    """How many points ahead x should be fetched, in whole tiles; 0 where a tile's elements do not lie together."""
-    if tile.gather or tile.block or len(tile.axes) != 1 or form.lies_together(tile.axes[-1]) < LINE:
+    """How many points ahead x should be fetched, in whole tiles; 0 where the elements of a tile do not lie together."""
+    if tile.block or form.together < LINE or (tile.axes != (form.points[-1][0],) and not tile.gather):
         return 0
-    return tile.cols * tiles_along(LATENCY, form.steps * tile.rows * tile.cols * tile.vectors // PORTS)
+    return tile.cols * tiles_along(LATENCY, form.steps * tile.cols * tile.vectors // PORTS)
 
 
 def _w_ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
