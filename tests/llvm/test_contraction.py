@@ -151,6 +151,7 @@ CASES = {
     "matmul few rows": matmul(3, 10, 17),
     "matmul 8 rows": matmul(8, 100, 33, epilogue=binary("max", ACC, const(0.0))),
     "matmul unpacked": matmul(7, 37, 21, packed=False),
+    "matmul copied": matmul(128, 603, 131, packed=False),
     "matmul batched": matmul(5, 19, 8, packed=False, batch=3),
     "matmul of ones": matmul(1, 1, 1),
 }
@@ -255,6 +256,7 @@ def test_values(name):
 @pytest.mark.parametrize("name", [
     "conv 64", "conv odd channels", "conv 20 to 50", "conv grouped", "conv plain output", "conv first layer",
     "dw odd channels", "dw long sum", "dx stride 2", "matmul", "matmul one row", "matmul 8 rows", "matmul unpacked",
+    "matmul copied",
 ])  # fmt: skip
 def test_same_bits_for_any_units_and_any_vectors(name):
     kernel, buffers = CASES[name]
@@ -279,6 +281,7 @@ SCANNED = {
     "matmul 197": matmul(197, 1152, 384),
     "1x1 on 14, fetched ahead": conv2d(1, 1024, 256, 14, 14, 1, epilogue=BIAS_RELU),
     "matmul 16, fetched ahead": matmul(16, 1024, 512),
+    "matmul copied": matmul(128, 603, 131, packed=False),
     "matmul 1": matmul(1, 1000, 512),
     "matmul 3": matmul(3, 1000, 512),
 }
@@ -322,7 +325,7 @@ def planned(case, machine=None):
     (matmul(16, 1024, 512), False, True, 0),  # 2 MiB of weights for 16 rows that stay near
     (matmul(1024, 64, 64), True, False, 18),  # 16 KiB of weights, which stay near while the rows go by
     (matmul(1, 4096, 4096), False, False, 0),  # nothing to hide the fetching behind
-    (matmul(16, 1024, 512, batch=2), False, False, 0),  # lanes that lie apart in memory
+    (matmul(16, 1024, 512, batch=2), False, True, 0),  # a line of weights in each row
     (conv2d(1, 512, 256, 28, 28, 1), True, True, 6),  # both large: 13 pieces of x, fewer bytes than x for 16 groups
     (conv2d(1, 64, 64, 56, 56, 3), True, True, 0),  # the window returns to what was read before
     (conv2d(1, 256, 64, 56, 56, 1, stride=2), True, False, 0),  # half of what lies between pixels is unused
@@ -331,6 +334,16 @@ def planned(case, machine=None):
 def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead, x_ahead):
     chosen = planned(case)
     assert (chosen.points_first, chosen.w_ahead, chosen.x_ahead) == (points_first, w_ahead, x_ahead)
+
+
+@pytest.mark.parametrize(("case", "copied"), [
+    (matmul(128, 603, 131, packed=False), True),  # 131 rows of 2.4 kB each, a page for each but few
+    (matmul(128, 603, 131), False),  # packed weights lie together anyway
+    (matmul(128, 300, 131, packed=False), False),  # on 39 pages
+    (matmul(24, 603, 131, packed=False), False),  # four tiles that would share the copy
+])  # fmt: skip
+def test_weights_that_lie_on_many_pages_are_copied(case, copied):
+    assert planned(case).w_copied == copied
 
 
 @pytest.mark.parametrize(("extent", "tile", "want"), [

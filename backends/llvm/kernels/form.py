@@ -59,15 +59,18 @@ class Form:
         return total
 
     @cached_property
-    def packed(self) -> int | None:
-        """Floats of w in one block of lanes, where these lie together, in the order in which the sum takes them, and
-        the blocks one after the other. Otherwise None."""
-        total = self.block
-        for axis, extent in reversed(self.red):
-            if self.w.coef(axis) != total:
+    def w_rows(self) -> tuple[int, int, int] | None:
+        """How w lies in one block of lanes, in the order of the sum: (floats in a row without gap, number of such rows,
+        from one to the next). None where it is not so simple."""
+        run, rest = self.block, list(self.red)
+        while rest and self.w.coef(rest[-1][0]) == run:
+            run *= rest.pop()[1]
+        stride, count = self.w.coef(rest[-1][0]) if rest else run, 1
+        for axis, extent in reversed(rest):
+            if self.w.coef(axis) != stride * count:
                 return None
-            total *= extent
-        return total if self.partner is None or self.w.coef(self.partner) == total else None
+            count *= extent
+        return run, count, stride
 
     @cached_property
     def together(self) -> int:

@@ -26,7 +26,6 @@ from .form import LINE, Form
 from .tiles import Plan, tiles_along
 
 Env = dict[str, Number]
-Stream = tuple[ir.Value, Aff, int]  # what is fetched ahead: from where, bytes further by the reduction axes, and a step
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,19 @@ class Vector:
     block: int
     lane: int
     valid: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is fetched ahead while a tile goes by: `share` bytes from `start` on, and further by the reduction axes, a
+    step of the sum `step` bytes at a time. Between rows of `row` bytes lies a gap, which is left out."""
+
+    start: ir.Value
+    share: Number
+    at: Aff
+    step: int
+    row: int = 0
+    gap: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,24 @@ class LaneGroup:
         self.vl, self.type = work.target.vl, emit.vec(F32, work.target.vl)
         red = {a for a, _ in self.form.red}
         (self.x_at, self.x_red), (self.w_at, self.w_red) = (_parted(a, red) for a in (self.form.x, self.form.w))
+        self.copy = self.copied() if self.plan.w_copied else None
+
+    def copied(self) -> ir.Value:
+        """A copy of the group's weights without gaps, made once for all tiles of a unit."""
+        b, form, vl = self.b, self.form, self.vl
+        ((axis, extent),), many = form.red, len(self.active)
+        room = emit.stack(b, F32, extent * many * vl)
+        places = [address(b, self.pointers[form.w_buffer], F32, self.w_from(v)) for v in self.active]
+        with emit.loop(b, 0, extent, name="copy") as k:
+            for j, (v, place) in enumerate(zip(self.active, places, strict=True)):
+                mask = self.mask(v) if form.w_clipped else None
+                value = emit.load_(b, place, F32, vl, affine(b, self.w_red, {axis: k}), mask)
+                emit.store_(b, value, room, add(b, mul(b, k, many * vl), j * vl))
+        return room
+
+    def w_from(self, vector: Vector) -> Number:
+        """Where the weights of a vector begin."""
+        return affine(self.b, self.w_at, self.at({}, vector))
 
     def at(self, point: Env, vector: Vector) -> Env:
         partner = {self.form.partner: add(self.b, self.first, vector.block)} if self.form.partner else {}
@@ -122,10 +152,13 @@ class LaneGroup:
         b, form, vl = self.b, self.form, self.vl
         x, w = self.pointers[form.x_buffer], self.pointers[form.w_buffer]
         base = self.at(points.envs[0], self.active[0])
-        w_from = emit.freeze(b, address(b, w, F32, affine(b, self.w_at, base)))
+        w_from, w_red = emit.freeze(b, address(b, w, F32, self.w_from(self.active[0]))), self.w_red
         ahead = [self.w_ahead(points, w_from)] if self.plan.w_ahead else []
         blocks = form.w.coef(form.partner) if form.partner else 0
         rows = [(v.lane + blocks * v.block, self.mask(v) if form.w_clipped else None) for v in self.active]
+        if self.copy:
+            rows = [(j * vl, None) for j in range(len(rows))]
+            w_from, w_red = emit.freeze(b, self.copy), Aff(0, ((form.red[0][0], len(rows) * vl),))
         if points.shifts is None:
             envs = [self.at(p, self.active[0]) for p in points.envs]
             places = [(emit.freeze(b, address(b, x, F32, affine(b, self.x_at, e))), 0) for e in envs]
@@ -145,9 +178,9 @@ class LaneGroup:
         def emit_steps(env: Env, axis: str | None, count: int, acc: list) -> list[ir.Value]:
             many = len(rows)
             self.fetch(ahead, env, count)
-            at = affine(b, self.x_red, env), affine(b, self.w_red, env)
+            at = affine(b, self.x_red, env), affine(b, w_red, env)
             for n in range(count):
-                further = (self.x_red.coef(axis) * n, self.w_red.coef(axis) * n) if axis else (0, 0)
+                further = (self.x_red.coef(axis) * n, w_red.coef(axis) * n) if axis else (0, 0)
                 x_offset, w_offset = (add(b, a, k) for a, k in zip(at, further, strict=True))
                 acc = list(acc)
                 # the shorter side is held in registers while the longer one streams by
@@ -166,31 +199,39 @@ class LaneGroup:
         return emit_steps
 
     def w_ahead(self, points: Points, w_from: ir.Value) -> Stream:
-        """The weights that follow this group's. They arrive evenly while all its tiles go by, where the first tile
-        would wait for them."""
+        """The weights of the next group. They arrive evenly while all tiles of this one go by, where the first tile of
+        the next would wait for them."""
         b, form, plan = self.b, self.form, self.plan
-        size = 4 * form.packed * tiles_along(len(self.vectors) * self.vl, form.block)
+        run, count, stride = form.w_rows
+        blocks = tiles_along(len(self.vectors) * self.vl, form.block)
+        size = 4 * blocks * run * count
         many = math.prod(e for _, e in form.points)
         # of the points of one unit; chunks that share a group share the next one's weights as well
         each = tiles_along(size * (plan.chunks if plan.points_first else 1), many)
-        before = reduce(partial(add, b), (mul(b, n, count) for n, count in points.before), 0)
-        share = mul(b, before, each)
+        share = mul(b, reduce(partial(add, b), (mul(b, n, of) for n, of in points.before), 0), each)
         share = share % size if isinstance(share, int) else b.urem(share, i64(size))
-        step = tiles_along(each * len(points.envs) * form.block, form.packed)
-        at = Aff(0, tuple((a, c // form.block * step) for a, c in self.w_red.terms))
-        return emit.beyond(b, w_from, add(b, share, size)), at, step
+        step = tiles_along(each * len(points.envs) * form.block, run * count)
+        place = ((a, c if c < stride else c // stride * run) for a, c in self.w_red.terms)
+        at = Aff(0, tuple((a, c // form.block * step) for a, c in place))
+        start = emit.beyond(b, w_from, 4 * blocks * form.w.coef(form.partner))
+        return Stream(start, share, at, step, 4 * blocks * run, 4 * (stride - blocks * run) if count > 1 else 0)
 
     def x_ahead(self, points: Points, x_from: ir.Value) -> Stream:
         """What a tile some points further on will read of x."""
         together, step = self.form.together, 4 * len(points.envs)
         at = Aff(0, tuple((a, c * step if c < together else 4 * c) for a, c in self.x_red.terms))
-        return emit.beyond(self.b, x_from, 4 * together * self.plan.x_ahead), at, step
+        return Stream(emit.beyond(self.b, x_from, 4 * together * self.plan.x_ahead), 0, at, step)
 
     def fetch(self, streams: list[Stream], env: Env, count: int) -> None:
-        for start, at, step in streams:
-            offset = affine(self.b, at, env)
-            for line in range(0, count * step, 4 * LINE):
-                emit.prefetch(self.b, emit.beyond(self.b, start, add(self.b, offset, line)))
+        """Asks for what falls to so many steps from where `env` stands."""
+        b = self.b
+        for s in streams:
+            offset = add(b, affine(b, s.at, env), s.share)
+            for line in range(0, count * s.step, 4 * LINE):
+                place = add(b, offset, line)
+                if s.gap:
+                    place = add(b, place, mul(b, b.udiv(i64(place), i64(s.row)), s.gap))
+                emit.prefetch(b, emit.beyond(b, s.start, place))
 
     def resume(self, points: Points, fresh: ir.Value) -> list[ir.Value]:
         """Accumulators from the output, or zero where the sum begins."""

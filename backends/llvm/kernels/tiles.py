@@ -32,6 +32,8 @@ PAGE = 4096  # bytes; points further apart than this each have a page, and a str
 FAR = 1.08  # and so cost this much more
 SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
+PAGES = 64  # whose addresses are translated without delay
+COPY_TILES = 8  # that share a copy of weights
 LATENCY = 1024  # cycles within which what was asked for arrives from anywhere
 PASSES = 16  # over x by groups of lanes; with more, the few that do not find it near are not worth asking for it in all
 FROM_MEMORY = 2  # times as long for a byte of weights as for one of x, which has just been written
@@ -197,7 +199,8 @@ class Plan:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
     go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `w_ahead`:
     while the points of a group go by, the weights that follow its own are fetched into the second-level cache. So is
-    x, of so many points further on as `x_ahead` says."""
+    x, of so many points further on as `x_ahead` says. `w_copied`: each unit copies its weights to where they lie
+    together."""
 
     groups: tuple[Group, ...]
     chunks: int
@@ -206,6 +209,7 @@ class Plan:
     units: int
     w_ahead: bool
     x_ahead: int
+    w_copied: bool
 
 
 def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
@@ -226,7 +230,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         if pieces <= most:
             pause = _pause(form, groups[0].tile, pieces, form.points[1:] if whole > 1 else form.points, target)
             chunks = pieces if pause else chunks
-    points_first, w_ahead, x_ahead = False, False, 0
+    points_first, w_ahead, x_ahead, w_copied = False, False, 0, False
     if not pause:
         w, x = (_share(form, aff, buffers[b]) for aff, b in ((form.w, form.w_buffer), (form.x, form.x_buffer)))
         near = target.l2_bytes // 2  # for either operand; the rest is for the other one and the results
@@ -236,9 +240,10 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         if points_first:
             chunks = min(most, max(pieces, -(-UNITS // (batch if w <= near else outer))))
         w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
+        w_copied = _w_copied(form, groups, chunks, target)
         if buffers[form.x_buffer].bytes > near and outer // batch <= PASSES:
             x_ahead = _x_ahead(form, groups[0].tile)
-    return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead)
+    return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead, w_copied)
 
 
 def _share(form: Form, aff: Aff, buffer: Buffer) -> int:
@@ -253,12 +258,28 @@ def _x_ahead(form: Form, tile: Tile) -> int:
     return tile.cols * tiles_along(LATENCY, form.steps * tile.cols * tile.vectors // PORTS)
 
 
-def _w_ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
-    """Whether the weights of the next group should be fetched while this one is at work: they lie together, would not
-    stay in the second-level cache by themselves but arrive there in time, behind two tiles at least."""
-    if form.packed is None or w_bytes <= target.l2_bytes // 2 or tile.count < 2 * chunks:
+def _w_copied(form: Form, groups: tuple[Group, ...], chunks: int, target: Target) -> bool:
+    """Whether a unit should copy its weights: each step reads them from another page, more of them than the first level
+    of address translation knows, and there are tiles enough to pay for the copy."""
+    if len(form.red) != 1 or form.partial or not form.w_rows:
         return False
-    return 4 * form.packed * tiles_along(tile.vectors * target.vl, form.block) <= target.l2_bytes * 3 // 4
+    _, count, stride = form.w_rows
+    widest = max(g.tile.vectors for g in groups) * target.vector_bytes * count
+    if count == 1 or 4 * stride * count <= PAGES * PAGE or widest > target.l2_bytes // 4:
+        return False
+    return min(g.tile.count for g in groups) >= COPY_TILES * chunks
+
+
+def _w_ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
+    """Whether the weights of the next group should be fetched while this one is at work: they lie simply, would not
+    stay in the second-level cache by themselves but arrive there in time, behind two tiles at least."""
+    if not form.w_rows or not form.partner or w_bytes <= target.l2_bytes // 2 or tile.count < 2 * chunks:
+        return False
+    run, count, stride = form.w_rows
+    blocks = tiles_along(tile.vectors * target.vl, form.block)
+    if stride < run or (blocks > 1 and form.w.coef(form.partner) != run):
+        return False
+    return 4 * blocks * run * count <= target.l2_bytes * 3 // 4
 
 
 def _groups(form: Form, target: Target) -> tuple[Group, ...]:
