@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 
 from llvmlite import ir
 
-from graphc.schedule.expr import E, load, rewrite, walk
+from graphc.schedule.expr import Aff, E, load, rewrite, walk
 from graphc.schedule.kernels import Contraction, Kernel, Loops, Reduce, Store, expressions, reads, writes
 from graphc.schedule.layout import Buffer
 
@@ -119,17 +120,26 @@ def _renamed(kernel: Kernel, names: Mapping[str, str]) -> Kernel:
     return replace(kernel, name="", scope="", stages=stages)
 
 
+@lru_cache
+def names_of(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass."""
+    return tuple(f.name for f in fields(kind))
+
+
 def described(kernel: Kernel, buffers: tuple[Buffer, ...]) -> str:
     """All fields of a kernel and its buffers as text. Expressions are numbered, so that what is shared stays short."""
     numbers: dict[E, str] = {}
 
-    def show(x: object) -> str:
-        if isinstance(x, E):
+    def show(x: object) -> str:  # the kinds in the order of how many there are: this is most of a cached compilation
+        kind = type(x)
+        if kind is E:
             return numbers[x]
-        if isinstance(x, tuple):
-            return f"({','.join(map(show, x))})"
-        if is_dataclass(x):
-            return f"{type(x).__name__}{show(tuple(getattr(x, f.name) for f in fields(x)))}"
+        if kind is tuple:
+            return f"({','.join([show(part) for part in x])})"
+        if kind is Aff:
+            return f"Aff({x.const},{x.terms})"
+        if is_dataclass(kind):
+            return f"{kind.__name__}{show(tuple([getattr(x, name) for name in names_of(kind)]))}"
         if x is None or isinstance(x, str | int | float):
             return repr(x)
         raise TypeError(f"a kernel holds {type(x).__name__}: its text must say what that is")
