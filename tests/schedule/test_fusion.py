@@ -7,7 +7,7 @@ import pytest
 
 from graphc.ir import TensorType
 from graphc.ops import Tensor, graph_of, input, leaf
-from graphc.ops.contraction import Conv2d, MatMul
+from graphc.ops.contraction import Conv2d, Conv2dInputGrad, MatMul
 from graphc.ops.norm import Softmax
 from graphc.ops.reduce import Sum
 from graphc.ops.shape import Concat
@@ -128,6 +128,14 @@ def test_bias_activation_and_residual_end_a_transform(size, kernels):
     found = [s for k in schedule.kernels for s in stores(k)]
     assert {s.buffer for s in found} == {"out0"}
     assert all("%b[o]" in str(s.expr) and "%residual[" in str(s.expr) for s in found)
+
+
+def test_bias_and_activation_end_a_transposed_convolution():
+    """Of stride 2: each parity of the pixels is a contraction of its own."""
+    up = input((1, 32, 4, 4), "x").apply(Conv2dInputGrad(size=(8, 8), stride=(2, 2)), weight("w", 32, 20, 2, 2))
+    schedule = fused((up + weight("b", 20).reshape(1, -1, 1, 1)).relu())
+    assert len(schedule.kernels) == 4
+    assert all(isinstance(k, Contraction) and "%b[c]" in text(k) for k in schedule.kernels)
 
 
 def test_what_reads_all_parts_of_a_concatenation_goes_into_each():

@@ -1,4 +1,5 @@
-"""Elementwise work on a result that is stored in parts, as Winograd's output transform stores the pixels of a tile."""
+"""Elementwise work on a result that is stored in parts, as Winograd's output transform stores the pixels of a tile and
+a transposed convolution of stride 2 its pixels of each parity."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from graphc.schedule.expr import Aff, E
-from graphc.schedule.kernels import Kernel, Loops, Reduce, Stage, Store
+from graphc.schedule.kernels import Contraction, Kernel, Loops, Reduce, Stage, Store
 from graphc.schedule.rewriting import replace_loads, substitute
 
 from .patterns import in_parts, pointwise, whole_read
@@ -30,20 +31,25 @@ def into_stores(fusion: Fusion, name: str) -> None:
         fusion.hand_over(c, merged)
 
 
-def _with_consumer(producer: Loops, name: str, consumer: Stage, axes: Sequence[str]) -> Kernel | None:
+def _with_consumer(producer: Loops | Contraction, name: str, consumer: Stage, axes: Sequence[str]) -> Kernel | None:
     """Every store into the buffer replaced by the consumer's stores at that place."""
-    stages = []
-    for stage in producer.stages:
-        outs: list[Reduce | Store] = []
-        for o in stage.outs:
-            if not isinstance(o, Store) or o.buffer != name:
-                outs.append(o)
-            elif any(isinstance(i, E) for i in o.indices):
-                return None
-            else:
-                outs += _applied(consumer, o, axes)
-        stages.append(Stage(stage.axes, tuple(outs)))
-    return replace(producer, stages=tuple(stages))
+    if isinstance(producer, Contraction):
+        stage = _replaced(Stage((), producer.stores), name, consumer, axes)
+        return stage and replace(producer, stores=stage.outs)
+    stages = tuple(_replaced(s, name, consumer, axes) for s in producer.stages)
+    return replace(producer, stages=stages) if all(stages) else None
+
+
+def _replaced(stage: Stage, name: str, consumer: Stage, axes: Sequence[str]) -> Stage | None:
+    outs: list[Reduce | Store] = []
+    for o in stage.outs:
+        if not isinstance(o, Store) or o.buffer != name:
+            outs.append(o)
+        elif any(isinstance(i, E) for i in o.indices):
+            return None
+        else:
+            outs += _applied(consumer, o, axes)
+    return Stage(stage.axes, tuple(outs))
 
 
 def _applied(consumer: Stage, store: Store, axes: Sequence[str]) -> tuple[Reduce | Store, ...]:

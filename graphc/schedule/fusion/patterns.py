@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from graphc.schedule.expr import Aff, E
-from graphc.schedule.kernels import Axis, Kernel, Loops, Store, stores
+from graphc.schedule.kernels import Axis, Contraction, Kernel, Loops, Store, stores
 
 
 def pointwise(kernel: Kernel) -> bool:
@@ -36,10 +36,16 @@ def points(*axes: Axis) -> int:
 
 
 def in_parts(kernels: Sequence[Kernel], name: str) -> bool:
-    """Whether the buffer is written by several stores, of loops that reduce nothing."""
-    outs = [o for k in kernels if isinstance(k, Loops) for s in k.stages for o in s.outs]
-    parts = sum(isinstance(o, Store) and o.buffer == name for o in outs)
-    return parts > 1 and all(isinstance(k, Loops) for k in kernels) and all(isinstance(o, Store) for o in outs)
+    """Whether the buffer is written by several stores, of loops that reduce nothing or of contractions whose epilogue
+    is free: a long reduction is summed block by block into its result, which needs a plain store."""
+    parts = sum(s.buffer == name for k in kernels for s in stores(k))
+    return parts > 1 and all(map(_only_stores, kernels))
+
+
+def _only_stores(kernel: Kernel) -> bool:
+    if isinstance(kernel, Contraction):
+        return kernel.kind != "conv2d_dw"
+    return all(isinstance(o, Store) for s in kernel.stages for o in s.outs)
 
 
 def whole(kernel: Loops, indices: tuple[Aff | E, ...], shape: tuple[int, ...]) -> tuple[str, ...] | None:
