@@ -1,15 +1,16 @@
-"""Winograd's minimal filtering for 3x3 convolutions of stride 1, as three linear ops around a batched matrix product.
+"""Winograd's minimal filtering for convolutions of stride 1, as three linear ops around a batched matrix product.
 
-F(m x m, 3x3) computes m x m outputs from a tile of (m + 2) x (m + 2) inputs in the transformed domain, where the
-convolution is a product for each of the (m + 2)**2 positions ("frequencies"):
+F(m x m, k x k) computes m x m outputs from a tile of (m + k - 1) x (m + k - 1) inputs in the transformed domain, where
+the convolution is a product for each of the (m + k - 1)**2 positions ("frequencies"):
 
     out = A.T [ (G g G.T) * (B.T d B) ] A
 
-Lavin and Gray, Fast algorithms for convolutional neural networks, 2016. F(4x4) interpolates at 0, +-1/sqrt(2),
-+-sqrt(2) and infinity, which loses about half as much precision as the textbook's points 0, +-1, +-2. The pass
-`use_winograd` makes these ops, after gradients have been built, so they carry none.
+Lavin and Gray, Fast algorithms for convolutional neural networks, 2016. All of one tile extent interpolate at the same
+points and share B: F(4x4, 3x3) and F(2x2, 5x5) at 0, +-1/sqrt(2), +-sqrt(2) and infinity, which loses about half as
+much precision as the textbook's points 0, +-1, +-2. The pass `use_winograd` makes these ops, after gradients have been
+built, so they carry none.
 
-Letters: F frequencies, T tiles of all images (n, row, column in C order), N C H W image, O output channels.
+Letters: F frequencies, T tiles of all images (n, row, column in C order), N C H W image, O output channels, K kernel.
 """
 
 from __future__ import annotations
@@ -17,20 +18,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
 
+Matrix = tuple[tuple[float, ...], ...]
 R = math.sqrt(2.0)
-# tile extent m -> (B.T, G, A.T)
-MATRICES = {
-    2: (
-        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-        ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-        ((1, 1, 1, 0), (0, 1, -1, -1)),
-    ),
-    4: (
+FORMS = ((2, 3), (4, 3), (2, 5))  # (m, k) that exist
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where tiles of one extent are interpolated: at 0, at both roots of each of `squares`, and at infinity. `scales`
+    of the rows of G, for 0, each pair and infinity, go with the rows of B.T; so does the sign of `infinity` in A.T."""
+
+    squares: tuple[float, ...]
+    scales: tuple[float, ...]
+    infinity: float
+    b: Matrix
+
+
+# by extent of the input tile
+POINTS = {
+    4: Points((1.0,), (1.0, 1 / 2, 1.0), -1.0, ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))),
+    6: Points(
+        (1 / 2, 2.0),
+        (1.0, -2 / 3, 1 / 6, 1.0),
+        1.0,
         (
             (1, 0, -5 / 2, 0, 1, 0),
             (0, -R, -2, R / 2, 1, 0),
@@ -39,22 +55,27 @@ MATRICES = {
             (0, R / 2, -1 / 2, -R, 1, 0),
             (0, 1, 0, -5 / 2, 0, 1),
         ),
-        (
-            (1, 0, 0),
-            (-2 / 3, -R / 3, -1 / 3),
-            (-2 / 3, R / 3, -1 / 3),
-            (1 / 6, R / 6, 1 / 3),
-            (1 / 6, -R / 6, 1 / 3),
-            (0, 0, 1),
-        ),
-        (
-            (1, 1, 1, 1, 1, 0),
-            (0, R / 2, -R / 2, R, -R, 0),
-            (0, 1 / 2, 1 / 2, 2, 2, 0),
-            (0, R / 4, -R / 4, 2 * R, -2 * R, 1),
-        ),
     ),
 }
+
+
+@lru_cache
+def matrices(tile: int, kernel: int) -> tuple[Matrix, Matrix, Matrix]:
+    """B.T [m+k-1, m+k-1], G [m+k-1, k] and A.T [m, m+k-1] of F(tile, kernel)."""
+    at = POINTS[tile + kernel - 1]
+    *finite, last = at.scales
+    roots = [(square, sign) for square in at.squares for sign in (1, -1)]
+    scales = [finite[0], *(s for s in finite[1:] for _ in (1, -1))]
+
+    def powers(count: int) -> list[list[float]]:
+        """1, p, p**2 ... of each finite point."""
+        zero = [1.0] + [0.0] * (count - 1)
+        return [zero, *([s ** (i // 2) * (sign * math.sqrt(s)) ** (i % 2) for i in range(count)] for s, sign in roots)]
+
+    g = [tuple(scale * p for p in row) for scale, row in zip(scales, powers(kernel), strict=True)]
+    g.append((0.0,) * (kernel - 1) + (last,))
+    a = list(zip(*powers(tile), (0.0,) * (tile - 1) + (at.infinity,), strict=True))
+    return at.b, tuple(g), tuple(a)
 
 
 def sandwich(matrix: Sequence[Sequence[float]], tile: list[list]) -> list[list]:
@@ -101,21 +122,31 @@ def weighted(row: Sequence[float], values: list):
 
 @dataclass(frozen=True)
 class Winograd(Op):
-    """What the three ops share: the output tile's extent, 2 or 4."""
+    """What the three ops share: the extents of the output tile and of the kernel, one of `FORMS`."""
 
     tile: int = 4
+    kernel: int = 3
 
     @property
     def reach(self) -> int:
         """Extent of an input tile."""
-        return self.tile + 2
+        return self.tile + self.kernel - 1
 
     def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of tiles over an output of this size."""
         return tuple(-(-n // self.tile) for n in size)  # type: ignore[return-value]
 
-    def matrix(self, which: int) -> np.ndarray:
-        return np.array(MATRICES[self.tile][which])
+    @property
+    def b(self) -> Matrix:
+        return matrices(self.tile, self.kernel)[0]
+
+    @property
+    def g(self) -> Matrix:
+        return matrices(self.tile, self.kernel)[1]
+
+    @property
+    def a(self) -> Matrix:
+        return matrices(self.tile, self.kernel)[2]
 
 
 @dataclass(frozen=True)
@@ -126,23 +157,25 @@ class WinogradInput(Winograd):
     padding: tuple[int, int] = (1, 1)
 
     def out_size(self, x: TensorType) -> tuple[int, int]:
-        return tuple(n + 2 * p - 2 for n, p in zip(x.shape[2:], self.padding, strict=True))  # type: ignore[return-value]
+        lost = self.kernel - 1
+        return tuple(n + 2 * p - lost for n, p in zip(x.shape[2:], self.padding, strict=True))  # type: ignore
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         require(x.rank == 4 and x.dtype == "f32", f"{self.name} needs an f32 NxCxHxW input, got {x}")
         size = self.out_size(x)
-        require(min(size) > 0, f"{self.name}: a 3x3 kernel is larger than the padded {dims(x.shape[2:])} image")
+        kernel = dims((self.kernel, self.kernel))
+        require(min(size) > 0, f"{self.name}: a {kernel} kernel is larger than the padded {dims(x.shape[2:])} image")
         return (TensorType("f32", (self.reach**2, x.shape[0] * math.prod(self.tiles(size)), x.shape[1])),)
 
     def reference(self, x):
         n, c, h, w = x.shape
         rows, cols = self.tiles(self.out_size(TensorType("f32", x.shape)))
         m, a = self.tile, self.reach
-        full = np.zeros((n, c, rows * m + 2, cols * m + 2), x.dtype)
+        full = np.zeros((n, c, rows * m + a - m, cols * m + a - m), x.dtype)
         (p, q), (fh, fw) = self.padding, full.shape[2:]
         full[:, :, p : p + h, q : q + w] = x[:, :, : fh - p, : fw - q]
         tiles = np.lib.stride_tricks.sliding_window_view(full, (a, a), (2, 3))[:, :, ::m, ::m]
-        v = np.einsum("ai,bj,nchwij->abnhwc", self.matrix(0), self.matrix(0), tiles, optimize=True)
+        v = np.einsum("ai,bj,nchwij->abnhwc", self.b, self.b, tiles, optimize=True)
         return (v.reshape(a * a, -1, c).astype(x.dtype),)
 
     def cost(self, x: TensorType) -> Cost:
@@ -160,26 +193,27 @@ class WinogradInput(Winograd):
                 inside = [(row, 0, x.shape[2]), (col, 0, x.shape[3])]
                 tile[i].append(k.guard(k.load(0, [n, c, row, col]), k.const(0.0, "f32"), inside))
         number = (n * rows + a) * cols + b
-        for f, value in enumerate(v for line in sandwich(MATRICES[self.tile][0], tile) for v in line):
+        for f, value in enumerate(v for line in sandwich(self.b, tile) for v in line):
             k.store(0, [f, number, c], value)
         k.finish([n, a, b, c])
 
 
 @dataclass(frozen=True)
 class WinogradWeights(Winograd):
-    """G g G.T of every filter: w [O, C, 3, 3] gives [F, O, C]. Evaluated once where the weights are constants, in
+    """G g G.T of every filter: w [O, C, K, K] gives [F, O, C]. Evaluated once where the weights are constants, in
     double precision."""
 
     name = "winograd_weights"
     precompute = True
 
     def infer(self, w: TensorType) -> tuple[TensorType, ...]:
-        require(w.rank == 4 and w.shape[2:] == (3, 3), f"{self.name} needs OxCx3x3 weights, got {dims(w.shape)}")
+        k = self.kernel
+        require(w.rank == 4 and w.shape[2:] == (k, k), f"{self.name} needs OxCx{k}x{k} weights, got {dims(w.shape)}")
         return (TensorType("f32", (self.reach**2, *w.shape[:2])),)
 
     def reference(self, w):
-        # both sides at once: G g G.T is linear in the nine elements of g
-        u = np.kron(self.matrix(1), self.matrix(1)) @ w.reshape(-1, 9).T.astype(np.float64)
+        # both sides at once: G g G.T is linear in the elements of g
+        u = np.kron(self.g, self.g) @ w.reshape(-1, self.kernel**2).T.astype(np.float64)
         return (u.reshape(-1, *w.shape[:2]).astype(w.dtype, copy=False),)
 
     def cost(self, w: TensorType) -> Cost:
@@ -187,8 +221,8 @@ class WinogradWeights(Winograd):
 
     def lower(self, k) -> None:
         o, c = k.axes(k.inputs[0].shape[:2], "oc")
-        filter = [[k.load(0, [o, c, i, j]) for j in range(3)] for i in range(3)]
-        for f, value in enumerate(v for line in sandwich(MATRICES[self.tile][1], filter) for v in line):
+        filter = [[k.load(0, [o, c, i, j]) for j in range(self.kernel)] for i in range(self.kernel)]
+        for f, value in enumerate(v for line in sandwich(self.g, filter) for v in line):
             k.store(0, [f, o, c], value)
         k.finish([o, c])
 
@@ -212,7 +246,7 @@ class WinogradOutput(Winograd):
         rows, cols = self.tiles(self.size)
         a, t, (h, w) = self.reach, self.tile, self.size
         m = m.reshape(a, a, -1, rows, cols, m.shape[2])
-        y = np.einsum("ia,jb,abnhwo->nohiwj", self.matrix(2), self.matrix(2), m, optimize=True)
+        y = np.einsum("ia,jb,abnhwo->nohiwj", self.a, self.a, m, optimize=True)
         y = y.reshape(*y.shape[:2], rows * t, cols * t)[:, :, :h, :w]
         return (np.ascontiguousarray(y).astype(m.dtype),)
 
@@ -229,7 +263,7 @@ class WinogradOutput(Winograd):
                 a, b = a + first_row, b + first_col
                 number = (n * rows + a) * cols + b
                 m = [[k.load(0, [i * self.reach + j, number, o]) for j in range(self.reach)] for i in range(self.reach)]
-                for i, line in enumerate(sandwich(MATRICES[self.tile][2], m)[:high]):
+                for i, line in enumerate(sandwich(self.a, m)[:high]):
                     for j, value in enumerate(line[:wide]):
                         k.store(0, [n, o, a * self.tile + i, b * self.tile + j], value)
                 k.finish([n, a, b, o])

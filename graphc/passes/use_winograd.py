@@ -1,4 +1,4 @@
-"""3x3 convolutions of stride 1 by Winograd's minimal filtering, where that is less work.
+"""3x3 and 5x5 convolutions of stride 1 by Winograd's minimal filtering, where that is less work.
 
 conv2d(x, w) -> winograd_output(winograd_input(x) @ winograd_weights(w).T). The choice follows from shapes alone, so a
 network has the same bits on every target; `precision="exact"` leaves this pass out.
@@ -11,7 +11,7 @@ import math
 from graphc.ir import Graph, Node
 from graphc.ops import Tensor, interpret
 from graphc.ops.contraction import Conv2d, MatMul
-from graphc.ops.winograd import WinogradInput, WinogradOutput, WinogradWeights
+from graphc.ops.winograd import FORMS, WinogradInput, WinogradOutput, WinogradWeights
 
 # Work in multiply-adds: what a byte costs beside one, for weights that stream from memory and for tiles that pass
 # through the caches, transforms included. Measured on x86 cores with AVX2: 50 GMAC/s, 20 GB/s and 40 GB/s.
@@ -26,9 +26,10 @@ def use_winograd(graph: Graph) -> Graph:
         if tile is None:
             return None
         x, w = inputs
-        v = x.apply(WinogradInput(tile, node.op.padding))
-        m = v.apply(MatMul(False, True), w.apply(WinogradWeights(tile)))
-        return (m.apply(WinogradOutput(tile, node.output.shape[2:])),)
+        form = (tile, w.shape[2])
+        v = x.apply(WinogradInput(*form, node.op.padding))
+        m = v.apply(MatMul(False, True), w.apply(WinogradWeights(*form)))
+        return (m.apply(WinogradOutput(*form, node.output.shape[2:])),)
 
     return interpret(graph, rule)
 
@@ -38,13 +39,13 @@ def best_tile(node: Node) -> int | None:
     op = node.op
     if not isinstance(op, Conv2d) or len(node.inputs) != 2 or op.groups != 1:
         return None
-    (o, c, *kernel), image = node.inputs[1].shape, node.output.shape
-    plain = tuple(kernel) == (3, 3) and op.stride == op.dilation == (1, 1) and max(op.padding) <= 2
+    (o, c, k, kw), image = node.inputs[1].shape, node.output.shape
+    plain = k == kw and op.stride == op.dilation == (1, 1) and max(op.padding) < k
     if not plain or min(o, c) < FEWEST_CHANNELS:
         return None
-    costs = {None: 9.0 * o * c * (image[0] * math.prod(image[2:]) + 4 * WEIGHT_BYTE)}
-    for tile in (2, 4):
+    costs = {None: k * k * o * c * (image[0] * math.prod(image[2:]) + 4 * WEIGHT_BYTE)}
+    for tile in (tile for tile, kernel in FORMS if kernel == k):
         tiles = image[0] * math.prod(-(-n // tile) for n in image[2:])
         passes = 2 * 4 * tiles * (o + c)  # bytes: written once, read once
-        costs[tile] = (tile + 2) ** 2 * (tiles * o * c + TILE_BYTE * passes + 4 * WEIGHT_BYTE * o * c)
+        costs[tile] = (tile + k - 1) ** 2 * (tiles * o * c + TILE_BYTE * passes + 4 * WEIGHT_BYTE * o * c)
     return min(costs, key=costs.__getitem__)

@@ -242,21 +242,22 @@ def pools() -> Iterator[Sample]:
 
 
 def winograds() -> Iterator[Sample]:
-    for tile in (2, 4):
+    for tile, kernel in winograd.FORMS:
+        frequencies = (tile + kernel - 1) ** 2
         for text, padding in (
-            ("[1,1,1,1]", (1, 1)),
+            ("[1,1,1,1]", (kernel // 2, kernel // 2)),
             ("[3,7,5,9]", (1, 1)),
-            ("[1,17,8,6]", (0, 2)),
-            ("[2,37,4,4]", (1, 0)),
+            ("[1,17,8,6]", (0, kernel - 1)),
+            ("[2,37,4,4]", (1, kernel - 3)),
         ):
             x = types(text)[0]
-            yield sample(winograd.WinogradInput(tile, padding), text)
-            size = tuple(n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True))
+            size = tuple(n + 2 * p - kernel + 1 for n, p in zip(x.shape[2:], padding, strict=True))
             if min(size) > 0:
+                yield sample(winograd.WinogradInput(tile, kernel, padding), text)
                 tiles = x.shape[0] * int(np.prod([-(-n // tile) for n in size]))
-                yield sample(winograd.WinogradOutput(tile, size), f"[{(tile + 2) ** 2},{tiles},{x.shape[1]}]")
-        yield sample(winograd.WinogradWeights(tile), "[17,3,3,3]")
-        yield sample(winograd.WinogradWeights(tile), "[1,1,3,3]")
+                yield sample(winograd.WinogradOutput(tile, kernel, size), f"[{frequencies},{tiles},{x.shape[1]}]")
+        yield sample(winograd.WinogradWeights(tile, kernel), f"[17,3,{kernel},{kernel}]")
+        yield sample(winograd.WinogradWeights(tile, kernel), f"[1,1,{kernel},{kernel}]")
 
 
 def norms() -> Iterator[Sample]:
@@ -364,10 +365,11 @@ REFUSED: tuple[Refused, ...] = (
     refused(c.Conv2dWeightGrad(kernel=(3, 3)), "[1,3,9,9] [1,4,6,6]", "an image of 9x9 does not give 6x6"),
     refused(c.Conv2dWeightGrad(kernel=(3, 3)), "[2,3,8,8] [1,4,6,6]", "batches differ"),
     refused(c.Conv2dWeightGrad(groups=2, kernel=(3, 3)), "[1,3,8,8] [1,4,6,6]", "do not divide into 2 groups"),
-    refused(winograd.WinogradInput(4, (0, 0)), "[1,1,2,5]", "a 3x3 kernel is larger than the padded 2x5 image"),
+    refused(winograd.WinogradInput(4, 3, (0, 0)), "[1,1,2,5]", "a 3x3 kernel is larger than the padded 2x5 image"),
+    refused(winograd.WinogradInput(2, 5, (0, 1)), "[1,2,4,5]", "a 5x5 kernel is larger than the padded 4x5 image"),
     refused(winograd.WinogradInput(4), "[3,4]", "needs an f32 NxCxHxW input"),
     refused(winograd.WinogradWeights(4), "[8,4,5,5]", "needs OxCx3x3 weights, got 8x4x5x5"),
-    refused(winograd.WinogradOutput(4, (8, 8)), "[36,3,7]", "an output of 8x8 has 4 tiles an image"),
+    refused(winograd.WinogradOutput(4, 3, (8, 8)), "[36,3,7]", "an output of 8x8 has 4 tiles an image"),
     refused(window.MaxPool2d((3, 3), (1, 1)), "[1,1,2,2]", "window 3x3 is larger than the padded 2x2 image"),
     refused(window.MaxPool2d(*PAD2), "[1,1,8,8]", "must be at most half the window"),
     refused(window.MaxPool2d((2, 2), (0, 1)), "[1,1,8,8]", "must be positive"),

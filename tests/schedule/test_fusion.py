@@ -122,7 +122,7 @@ def test_a_long_chain_is_cut_before_its_expression_gets_too_deep():
 def test_bias_activation_and_residual_end_a_transform(size, kernels):
     """The pixels of a tile are stored one by one, and the last tiles by kernels of their own."""
     m, residual = input((36, -(-size[0] // 4) * -(-size[1] // 4), 20), "m"), input((1, 20, *size), "residual")
-    y = (m.apply(WinogradOutput(4, size)) + weight("b", 20).reshape(1, -1, 1, 1) + residual).relu()
+    y = (m.apply(WinogradOutput(4, 3, size)) + weight("b", 20).reshape(1, -1, 1, 1) + residual).relu()
     schedule = fused(y)
     assert len(schedule.kernels) == kernels
     found = [s for k in schedule.kernels for s in stores(k)]
