@@ -179,7 +179,7 @@ class Softmax(Op):
 
     def decompose(self, x):
         e = (x - x.max(self.axis, keepdim=True)).exp()
-        return (e / e.sum(self.axis, keepdim=True),)
+        return (e * (1.0 / e.sum(self.axis, keepdim=True)),)  # one division a row
 
     def vjp(self, x, y, dy):
         return (y[0] * (dy[0] - (dy[0] * y[0]).sum(self.axis, keepdim=True)),)

@@ -12,6 +12,7 @@ from .kernels import Contraction, Loops, Schedule
 from .layout import Buffer, Layout
 from .lower import lower
 from .order import order
+from .own_rows import own_rows
 from .plan_memory import plan_memory
 from .split_reductions import split_reductions
 from .text import show
@@ -21,6 +22,7 @@ PIPELINE = (
     fuse,  # few kernels first: layouts and memory then see only the buffers that remain
     order,  # updates as early as they may run, so that gradients die young
     assign_layouts,  # blocks, packed weights, halos, and the copies that these need
+    own_rows,  # what one kernel alone uses, before it takes room in the arena
     block,  # chains of kernels in step, once it is known what lies between them
     plan_memory,  # offsets, once every buffer and the order are known
 )

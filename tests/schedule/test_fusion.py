@@ -13,10 +13,12 @@ from graphc.ops.reduce import Sum
 from graphc.ops.shape import Concat
 from graphc.ops.window import MaxPool2d
 from graphc.ops.winograd import WinogradOutput
-from graphc.schedule import fuse, lower
+from graphc.schedule import fuse, lower, make_schedule
 from graphc.schedule.fusion.state import DEPTH
-from graphc.schedule.kernels import Contraction, expressions, stores
+from graphc.schedule.kernels import Contraction, Loops, expressions, stores
 from graphc.schedule.text import show_kernel
+
+from .harness import run_schedule
 
 
 def weight(name: str, *shape: int) -> Tensor:
@@ -69,6 +71,26 @@ def test_softmax_is_one_kernel_over_rows():
     (kernel,) = fused(*Softmax(1).decompose(x)).kernels
     assert [axis for axis, _ in kernel.par] == ["m"]
     assert text(kernel).count("exp(") == 1
+    assert len(kernel.stages) == 3  # the sum is taken while exp is stored
+
+
+def test_what_only_later_stages_read_is_a_scratch_row():
+    x = input((4, 10), "x")
+    schedule = make_schedule(graph_of("g", list(Softmax(1).decompose(x))))
+    (kernel,) = schedule.kernels
+    assert [b.shape for b in kernel.scratch] == [(10,)]
+    assert schedule.arena_bytes == 0
+    value = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+    (found,), _ = run_schedule(schedule, value)
+    e = np.exp(value.astype(float) - value.max(1, keepdims=True))
+    np.testing.assert_allclose(found, e / e.sum(1, keepdims=True), rtol=1e-6)  # six roundings, and exp's 1 ulp
+
+
+def test_what_another_kernel_reads_is_no_scratch_row():
+    x = input((4, 10), "x")
+    e = (x - x.max(1, keepdim=True)).exp()
+    schedule = make_schedule(graph_of("g", [e / e.sum(1, keepdim=True), e.apply(MatMul(False, True), e)]))
+    assert not any(isinstance(k, Loops) and k.scratch for k in schedule.kernels)
 
 
 def test_softmax_over_a_long_row_stays_parallel():

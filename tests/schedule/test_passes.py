@@ -71,11 +71,12 @@ def test_kernels_keep_the_rules_of_the_language(graph):
                 names = [a for a, _ in kernel.par + kernel.red]
                 assert kernel.lanes in dict(kernel.par)
             else:
+                known = schedule.buffers | {b.name: b for b in kernel.scratch}
                 names = [a for a, _ in kernel.par] + [a for s in kernel.stages for a, _ in s.axes]
                 for stage in kernel.stages:
                     stored = {o.buffer: o.indices for o in stage.outs if hasattr(o, "buffer")}
                     for e in Loops("", (), (stage,)).loads:
-                        in_place = schedule.buffers[e.attr[0]].place == "state"
+                        in_place = known[e.attr[0]].place == "state"
                         assert e.attr[0] not in stored or (in_place and stored[e.attr[0]] == e.attr[1])
             assert len(set(names)) == len(names)
 

@@ -12,6 +12,7 @@ from graphc.schedule.kernels import Schedule
 from .epilogue import into_epilogue
 from .inline import inline, into_reductions, recompute
 from .into_stores import into_stores
+from .join_stages import join_stages
 from .rows import merge_rows
 from .siblings import siblings
 from .stack import stack
@@ -25,6 +26,7 @@ RULES = (
     into_stores,  # ... and loops that store a result in parts with each part
     inline,  # what is left of elementwise work moves into the reductions and windows that read it
     merge_rows,  # softmax and row norms: one kernel that keeps its row
+    join_stages,  # what a stage stores and the next reads goes on in a register
     siblings,  # reductions over the same tensor share one pass
 )
 
