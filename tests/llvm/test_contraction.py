@@ -16,7 +16,8 @@ from llvmlite import ir
 from graphc.backends.llvm import jit, target
 from graphc.backends.llvm.kernels.contraction import emit_contraction
 from graphc.backends.llvm.kernels.form import analyse
-from graphc.backends.llvm.kernels.tiles import equalised, plan
+from graphc.backends.llvm.kernels.plans import plan
+from graphc.backends.llvm.kernels.tiles import equalised
 from graphc.schedule.expr import Aff, binary, const, guard, load
 from graphc.schedule.kernels import ACC, Access, Contraction, Store
 from graphc.schedule.layout import Buffer, Layout

@@ -24,7 +24,8 @@ from ..emit import I64, PTR, KernelCode, Number, add, i64, loop, mul
 from ..target import Target
 from .form import analyse
 from .lanes import Env, LaneGroup, Points, Vector, Work
-from .tiles import Group, Tile, equalised, plan, tiles_along
+from .plans import plan
+from .tiles import Group, Tile, equalised, tiles_along
 
 Buffers = Mapping[str, Buffer]
 

@@ -23,7 +23,8 @@ from ..emit import F32, Number, add, address, affine, const, i64, mul
 from ..target import Target
 from ..values import Lanes, Values
 from .form import LINE, Form
-from .tiles import Plan, tiles_along
+from .plans import Plan
+from .tiles import tiles_along
 
 Env = dict[str, Number]
 

@@ -1,21 +1,17 @@
-"""Register tiles and loop order of contractions, chosen by estimated cycles for any target.
+"""Register tiles of contractions, chosen by estimated cycles for any target.
 
-What enters: a `Form` and a target. What leaves: a `Plan`: how lanes and points are cut into register tiles, how many
-units there are and in which order, and whether long sums pause. A plan decides speed only: every output is its own
-chain of fused multiply-adds in a fixed order, whatever the plan.
+What enters: a `Form` and a target. What leaves: `Group`s: how the lanes are cut into groups, the points of each into
+register tiles, and how far its innermost loop is unrolled.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from graphc.schedule.expr import Aff
 from graphc.schedule.kernels import Axis
-from graphc.schedule.layout import Buffer
 
 from ..target import Target
 from .form import LINE, Form, touched
@@ -32,14 +28,6 @@ PAGE = 4096  # bytes; points further apart than this each have a page, and a str
 FAR = 1.08  # and so cost this much more
 SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save this much
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
-PAGES = 64  # whose addresses are translated without delay
-COPY_TILES = 8  # that share a copy of weights
-LATENCY = 1024  # cycles within which what was asked for arrives from anywhere
-PASSES = 16  # over x by groups of lanes; with more, the few that do not find it near are not worth asking for it in all
-FROM_MEMORY = 2  # times as long for a byte of weights as for one of x, which has just been written
-UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
-PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
-PAUSE_TILES = 12  # that share a piece of the operands, at least
 PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
 UNROLLED_FMAS = 48  # in the innermost loop; more overflow the cache of decoded instructions
 ALL_UNROLLED_FMAS = 192  # in all copies of it: for each size of tile, kind of group, and the last block of a sum
@@ -139,7 +127,7 @@ def equalised(extent: int, size: int) -> tuple[tuple[int, int], ...]:
 
 def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target, gather: bool) -> float:
     step = max(points * vectors / PORTS, (points + vectors) / PORTS, FMA_LATENCY)
-    stream = _stream(vectors, lines, target)
+    stream = new_cycles(vectors, lines, target)
     # start of a tile: addresses, clearing; its end: about three operations for each accumulator
     overhead = 16 + 1.5 * points * vectors + (5 * points if gather else 0)
     if form.may_pause:
@@ -147,7 +135,7 @@ def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target,
     return form.steps * (max(step, stream) + 0.1 * stream) + overhead
 
 
-def _stream(vectors: int, lines: float, target: Target) -> float:
+def new_cycles(vectors: int, lines: float, target: Target) -> float:
     """Cycles to bring one step's weights and new lines of x from the second-level cache."""
     return (vectors * target.vector_bytes + lines * LINE * 4) / L2_BYTES_PER_CYCLE
 
@@ -193,96 +181,7 @@ class Group:
     unroll: int = 1
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One kind of lane group, or main groups and a last one; `chunks` of points; and the order of the units:
-    `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
-    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `w_ahead`:
-    while the points of a group go by, the weights that follow its own are fetched into the second-level cache. So is
-    x, of so many points further on as `x_ahead` says. `w_copied`: each unit copies its weights to where they lie
-    together."""
-
-    groups: tuple[Group, ...]
-    chunks: int
-    points_first: bool
-    pause: tuple[int, int] | None
-    units: int
-    w_ahead: bool
-    x_ahead: int
-    w_copied: bool
-
-
-def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
-    """The plan of fewest estimated cycles."""
-    if form.block % target.vl:
-        raise ValueError(f"contraction {form.name}: blocks of {form.block} lanes are no multiple of {target.vl}")
-    groups = _groups(form, target)
-    batch = math.prod(e for _, e in form.batch)
-    outer = batch * sum(g.count for g in groups)
-    most = max(g.tile.fine for g in groups)
-    chunks = min(most, -(-UNITS // outer))
-    pause = None
-    if form.may_pause:
-        # one outermost point at a time: its piece of x is what the pieces of the sum keep in the cache
-        whole = form.points[0][1] if len(form.points) > 1 else 1
-        fewer = max(1, groups[0].tile.count // (PAUSE_TILES * whole))
-        pieces = whole * min(tiles_along(chunks, whole), fewer)
-        if pieces <= most:
-            pause = _pause(form, groups[0].tile, pieces, form.points[1:] if whole > 1 else form.points, target)
-            chunks = pieces if pause else chunks
-    points_first, w_ahead, x_ahead, w_copied = False, False, 0, False
-    if not pause:
-        w, x = (_share(form, aff, buffers[b]) for aff, b in ((form.w, form.w_buffer), (form.x, form.x_buffer)))
-        near = target.l2_bytes // 2  # for either operand; the rest is for the other one and the results
-        pieces = tiles_along(x, near)
-        again = 0 if w <= near else (pieces - 1) * w * FROM_MEMORY
-        points_first = x > near and again < (outer // batch - 1) * x
-        if points_first:
-            chunks = min(most, max(pieces, -(-UNITS // (batch if w <= near else outer))))
-        w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
-        w_copied = _w_copied(form, groups, chunks, target)
-        if buffers[form.x_buffer].bytes > near and outer // batch <= PASSES:
-            x_ahead = _x_ahead(form, groups[0].tile)
-    return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead, w_copied)
-
-
-def _share(form: Form, aff: Aff, buffer: Buffer) -> int:
-    """Bytes of an operand that belong to one point of the batch axes."""
-    return buffer.bytes // math.prod(e for a, e in form.batch if aff.coef(a))
-
-
-def _x_ahead(form: Form, tile: Tile) -> int:
-    """How many points ahead x should be fetched, in whole tiles; 0 where the elements of a tile do not lie together."""
-    if tile.block or form.together < LINE or (tile.axes != (form.points[-1][0],) and not tile.gather):
-        return 0
-    return tile.cols * tiles_along(LATENCY, form.steps * tile.cols * tile.vectors // PORTS)
-
-
-def _w_copied(form: Form, groups: tuple[Group, ...], chunks: int, target: Target) -> bool:
-    """Whether a unit should copy its weights: each step reads them from another page, more of them than the first level
-    of address translation knows, and there are tiles enough to pay for the copy."""
-    if len(form.red) != 1 or form.partial or not form.w_rows:
-        return False
-    _, count, stride = form.w_rows
-    widest = max(g.tile.vectors for g in groups) * target.vector_bytes * count
-    if count == 1 or 4 * stride * count <= PAGES * PAGE or widest > target.l2_bytes // 4:
-        return False
-    return min(g.tile.count for g in groups) >= COPY_TILES * chunks
-
-
-def _w_ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
-    """Whether the weights of the next group should be fetched while this one is at work: they lie simply, would not
-    stay in the second-level cache by themselves but arrive there in time, behind two tiles at least."""
-    if not form.w_rows or not form.partner or w_bytes <= target.l2_bytes // 2 or tile.count < 2 * chunks:
-        return False
-    run, count, stride = form.w_rows
-    blocks = tiles_along(tile.vectors * target.vl, form.block)
-    if stride < run or (blocks > 1 and form.w.coef(form.partner) != run):
-        return False
-    return 4 * blocks * run * count <= target.l2_bytes * 3 // 4
-
-
-def _groups(form: Form, target: Target) -> tuple[Group, ...]:
+def groups_of(form: Form, target: Target) -> tuple[Group, ...]:
     """How the lanes are cut. Main groups are whole blocks of lanes, so that their offsets are affine; where an
     incomplete last vector must be masked, its group has code of its own."""
     vectors, per_block = -(-form.channels // target.vl), form.block // target.vl
@@ -329,36 +228,3 @@ def _unroll(form: Form, tile: Tile, copies: int, target: Target) -> int:
     fitting = [n for n in (4, 3, 2) if n <= extent and n * size * tile.vectors <= limit]
     fitting = [n for n in fitting if not any(step * k in reached for k in range(1, n))]
     return min(fitting, key=lambda n: extent % n, default=1)
-
-
-def _pause(form: Form, tile: Tile, chunks: int, near: tuple[Axis, ...], target: Target) -> tuple[int, int] | None:
-    """Where to cut the sum so that a piece of both operands stays in the first-level cache (the second, where such
-    pieces are too short) while all tiles of a unit go by. None where nothing is gained: few tiles, operands that the
-    second level holds as they are, or that come in slowly enough."""
-    if tile.count <= 2 * chunks:
-        return None
-    new_bytes = _stream(tile.vectors, tile.lines(form), target) * L2_BYTES_PER_CYCLE
-    if new_bytes < PAUSE_BYTES * tile.vectors * max(n for n, _ in tile.sizes):
-        return None
-    blocks = tiles_along(tile.vectors * target.vl, form.block)
-    points: dict[str, int] = {}
-    for a, e in near:
-        split = form.whole.get(a)
-        points |= {split.outer: split.blocks, split.inner: split.block} if split else {a: e}
-
-    def footprint(position: int, length: int) -> int:
-        inner = dict(form.red[position:]) | {form.red[position][0]: length}
-        lanes = {form.lanes: form.block} | ({form.partner: blocks} if form.partner else {})
-        return 4 * (touched(form.x, inner | points) + touched(form.w, inner | lanes))
-
-    if footprint(0, form.red[0][1]) <= target.l2_bytes // 2:
-        return None
-    for budget in (target.l1_bytes * 3 // 4, target.l2_bytes // 2):
-        for position, (_, extent) in enumerate(form.red):
-            inside = math.prod(e for _, e in form.red[position + 1 :])
-            least = min(extent, max(1, tiles_along(PAUSE_STEPS, inside)))
-            lengths = range(least, extent + 1)
-            fitting = bisect_right(lengths, budget, key=lambda n, position=position: footprint(position, n))
-            if fitting:
-                return position, equalised(extent, lengths[fitting - 1])[0][0]
-    return None
