@@ -200,14 +200,14 @@ def test_no_imports_inside_functions():
 
 def test_backends_are_loaded_by_name_in_the_driver_alone():
     """`import_module` and `__import__` are imports too. One module of the frontend loads the zoo and the user's
-    own files."""
+    own files, one of the IR what is loaded at its first use."""
     users = {
         module
         for module, path in SOURCES.items()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
     }
-    assert users <= {f"{PACKAGE}.driver", f"{PACKAGE}.frontend.networks"}, users
+    assert users <= {f"{PACKAGE}.driver", f"{PACKAGE}.frontend.networks", f"{PACKAGE}.ir.lazy"}, users
 
 
 @pytest.mark.parametrize("module", SOURCES)
@@ -226,6 +226,14 @@ def test_every_package_is_installed():
 def test_files_say_what_they_are():
     silent = [p for p in SOURCES.values() if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent, shown(silent)
+
+
+def test_modules_are_executed_once():
+    """Also a part of a package that is loaded at its first use, where that part is what a program imports first."""
+    code = (
+        "import graphc.schedule.expr as e, graphc.schedule.layout, graphc.schedule.normal as n; assert e.Aff is n.Aff"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_import_is_quick_and_light():

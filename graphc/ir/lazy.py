@@ -5,26 +5,23 @@ For networkx write `from graphc.ir.lazy import networkx as nx`; a plain import o
 
 from __future__ import annotations
 
-import sys
-from importlib.util import LazyLoader, find_spec, module_from_spec
+from importlib import import_module
 from types import ModuleType
+
+
+class _Lazy(ModuleType):
+    """Stands for a module of its name. It is not in `sys.modules`: Python's importer, which asks a package for its
+    path before it looks for a submodule, would load the package then and the submodule a second time."""
+
+    def __getattr__(self, attribute: str) -> object:
+        found = getattr(import_module(self.__name__), attribute)
+        setattr(self, attribute, found)
+        return found
 
 
 def lazily(name: str) -> ModuleType:
     """The module, executed when an attribute is first asked for."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = find_spec(name)
-    if spec is None or spec.loader is None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    spec.loader = LazyLoader(spec.loader)
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    parent, _, child = name.rpartition(".")
-    if parent:
-        setattr(sys.modules[parent], child, module)  # as importing it would
-    spec.loader.exec_module(module)
-    return module
+    return _Lazy(name)
 
 
 networkx = lazily("networkx")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from assembly_text import innermost_loops
+from assembly_text import innermost_loops, narrow, spills
 from llvmlite import ir
 from loop_samples import SAMPLES, beyond, names
 
@@ -98,3 +98,30 @@ def test_neighbours_under_a_window_share_their_loads(target):
     # a load is an instruction of its own or an operand of another; the bias may be read for each point
     loads = [x for x in loop if re.match(r"ld[rpu]|v[^,]*\(.*\).*,", x)]
     assert sum(1 + x.startswith("ldp") for x in loads) <= 9 + 3 * 9 + 7
+
+
+ARITHMETIC = "v(add|sub|mul|div|max|min|fn?m(add|sub)\\w+)ps|f(add|sub|mul|div|max|min|mla|mls|cmgt|cmge)"
+SCANNED = {
+    "pointwise": "bias_relu_residual-(2,32,4,9)-blocked-1",
+    "max pool": "max_pool-(1,20,28,28)-blocked-Window(k=2,stride=2,padding=0)-max",
+    "softmax": "softmax_last-3-1500",
+    "layer norm": "layer_norm-5-300",
+    "optimizer": "adamw-1000",
+    "depthwise": "depthwise-(1,16,8,28)-blocked-Window(k=3,stride=1,padding=1)",
+}
+
+
+# Several chains of an exp, or of an update with its square root, beside their constants: more than the registers hold.
+SPILLING = ("softmax", "x86-64-v3"), ("softmax", "aarch64"), ("optimizer", "x86-64-v3")
+
+
+@pytest.mark.parametrize("target", [x86_64_v3(), x86_64_v4(), aarch64()], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", SCANNED)
+def test_hot_loops_are_wide_and_stay_in_registers(name, target):
+    sample, module = SAMPLES[SCANNED[name]](), ir.Module("test")
+    emit_loops(module, "kernel", sample.kernel, sample.buffers, target).function.linkage = "external"
+    loops = list(innermost_loops(jit.assembly(module, target), ARITHMETIC))
+    assert loops
+    for body in loops:
+        assert (name, target.name) in SPILLING or not spills(body)
+        assert target.arch == "aarch64" or not narrow(body, target.vector_bytes)
