@@ -161,7 +161,7 @@ def gelu(x, approximate: str = "none") -> Tensor:
         return x * 0.5 * (1.0 + (math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)).tanh())
     if approximate != "none":
         raise GraphcError(f"approximate must be 'none' or 'tanh', got {approximate!r}")
-    return x * 0.5 * (1.0 + (x * math.sqrt(0.5)).erf())
+    return x.gelu()
 
 
 def abs(x) -> Tensor:

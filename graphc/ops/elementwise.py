@@ -309,6 +309,29 @@ class Erf(Float):
 
 
 @dataclass(frozen=True)
+class Gelu(Float):
+    """x * Phi(x), with the distribution function Phi of the standard normal (Hendrycks and Gimpel, 2016).
+
+    Its gradient is the product with a slope that knows nothing of dy: forward code can compute it while it has x and
+    the error function at hand, and keeps the slope instead of both."""
+
+    name = "gelu"
+    primitives, arity = 5, 1
+
+    def reference(self, x):
+        return (x * 0.5 * (1.0 + _erf(x * math.sqrt(0.5)).astype(x.dtype).reshape(x.shape)),)
+
+    def decompose(self, x):
+        return (x * 0.5 * (1.0 + (x * math.sqrt(0.5)).erf()),)
+
+    def vjp(self, x, y, dy):
+        """dx = dy * (Phi(x) + x * exp(-x**2 / 2) / sqrt(2 pi))"""
+        x = x[0]
+        bell = (x * x * -0.5).exp() * (1.0 / math.sqrt(2.0 * math.pi))
+        return (dy[0] * (0.5 * (1.0 + (x * math.sqrt(0.5)).erf()) + x * bell),)
+
+
+@dataclass(frozen=True)
 class Sigmoid(Float):
     """1 / (1 + exp(-x)), computed from exp(-|x|) so that it never overflows."""
 

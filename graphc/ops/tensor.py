@@ -221,6 +221,10 @@ class Tensor:
         """The error function, element by element."""
         return apply(ew.Erf(), self)
 
+    def gelu(self) -> Tensor:
+        """x * Phi(x), element by element."""
+        return apply(ew.Gelu(), self)
+
     def sigmoid(self) -> Tensor:
         """1 / (1 + exp(-x)), element by element."""
         return apply(ew.Sigmoid(), self)

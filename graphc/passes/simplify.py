@@ -10,13 +10,19 @@ from __future__ import annotations
 from graphc.ir import Graph, Op
 from graphc.ops import Tensor, interpret
 from graphc.ops.elementwise import Elementwise
+from graphc.ops.reduce import Reduction
 from graphc.ops.tensor import keep
 
 from .arithmetic_identities import ARITHMETIC, drop_expand
 from .matching import Rule
+from .row_identities import rows_of_elementwise, rows_of_reduction
 from .shape_identities import SHAPES
 
 RULES: dict[type[Op], tuple[Rule, ...]] = {**ARITHMETIC, **SHAPES}
+FAMILIES: dict[type[Op], tuple[Rule, ...]] = {
+    Elementwise: (drop_expand, rows_of_elementwise),
+    Reduction: (rows_of_reduction,),
+}
 
 
 def simplify(graph: Graph) -> Graph:
@@ -46,4 +52,5 @@ def simplified(t: Tensor) -> Tensor:
 
 
 def rules_of(op: Op) -> tuple[Rule, ...]:
-    return RULES.get(type(op), ()) + ((drop_expand,) if isinstance(op, Elementwise) else ())
+    family = next((rules for kind, rules in FAMILIES.items() if isinstance(op, kind)), ())
+    return RULES.get(type(op), ()) + family

@@ -15,7 +15,7 @@ from graphc.ops.tensor import leaf
 from graphc.ops.window import MaxPool2d, SumPool2d
 from graphc.passes import grad
 
-UNARY = (e.Neg(), e.Abs(), e.Tanh(), e.Sigmoid(), e.Relu(), e.Erf())
+UNARY = (e.Neg(), e.Abs(), e.Tanh(), e.Sigmoid(), e.Relu(), e.Erf(), e.Gelu())
 BINARY = (e.Add(), e.Sub(), e.Mul(), e.Maximum(), e.Minimum())
 CONSTANTS = (0.0, 1.0, -1.0, 0.5, 2.0, 1.7)
 

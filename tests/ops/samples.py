@@ -94,7 +94,7 @@ def elementwise() -> Iterator[Sample]:
         yield sample(op, "i32[3,7] i32[7]")
     yield sample(e.Equal(), "[3,17] [17]")
     for text in ("[3,37]", "[1,1,1,1]", "[]"):
-        for op in (e.Neg(), e.Exp(), e.Tanh(), e.Erf(), e.Sigmoid()):
+        for op in (e.Neg(), e.Exp(), e.Tanh(), e.Erf(), e.Gelu(), e.Sigmoid()):
             yield sample(op, text)
         for op in (e.Abs(), e.Floor(), e.Relu(), e.Clip(-0.75, 1.25)):
             yield sample(op, text, spread=True)
@@ -103,7 +103,7 @@ def elementwise() -> Iterator[Sample]:
         for op in (powers.Expm1(), powers.Log1p()):
             yield sample(op, text, low=-0.9)
     yield sample(powers.PowerOf(), "[3,7] [7]", positive=(0,))
-    for op in (e.Exp(), e.Tanh(), e.Erf(), e.Sigmoid()):
+    for op in (e.Exp(), e.Tanh(), e.Erf(), e.Gelu(), e.Sigmoid()):
         yield sample(op, "[257]", low=-30.0, high=30.0)
     for op in (e.Neg(), e.Abs(), e.Relu()):
         yield sample(op, "i32[3,7]")

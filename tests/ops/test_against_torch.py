@@ -65,6 +65,7 @@ TORCH = {
     "expm1": lambda op, x: x.expm1(),
     "expand": lambda op, x: x.expand(op.shape),
     "floor": lambda op, x: x.floor(),
+    "gelu": lambda op, x: F.gelu(x),
     "less": lambda op, a, b: a < b,
     "less_equal": lambda op, a, b: a <= b,
     "linear": lambda op, x, w, b=None: F.linear(x, w, b),

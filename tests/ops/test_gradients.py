@@ -55,7 +55,7 @@ def test_every_op_with_f32_operands_is_differentiated():
 
 # Ops with a curved meaning, and one of each kind that moves or selects.
 TWICE = """
-    mul div exp log sqrt tanh erf sigmoid relu select sum max reshape slice pad concat expand matmul linear conv2d
+    mul div exp log sqrt tanh erf gelu sigmoid relu select sum max reshape slice pad concat expand matmul linear conv2d
     conv2d_input_grad conv2d_weight_grad max_pool2d max_pool2d_grad sum_pool2d sum_pool2d_grad batch_norm
     batch_norm_inference clip standardize softmax log_softmax cross_entropy dropout
 """

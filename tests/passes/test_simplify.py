@@ -7,10 +7,12 @@ from passes.rewriting import graph_from, inputs_of, leaves_alone, same_numbers
 from graphc.backends.reference import run
 from graphc.ir import show, verify
 from graphc.passes import simplify
-from graphc.passes.arithmetic_identities import drop_expand
-from graphc.passes.simplify import RULES
+from graphc.passes.simplify import FAMILIES, RULES
 
-HEAD = "graph @g(%x: f32[3,4], %y: f32[3,4], %c: i1[3,4], %n: i32[3,4], %v: f32[4], %i: f32[1,3,1,4])"
+HEAD = (
+    "graph @g(%x: f32[3,4], %y: f32[3,4], %c: i1[3,4], %n: i32[3,4], %v: f32[4], %i: f32[1,3,1,4], "
+    "%m: f32[6,4], %b: f32[2,3,4])"
+)
 
 
 def constant(value, name, shape="", dtype="f32"):
@@ -235,6 +237,38 @@ CASES = [
         "",
         "%x",
     ),
+    (
+        "rows_of_elementwise",
+        "%0 = reshape(%m, shape=[2,3,4]) : f32[2,3,4]\n%1 = add(%0, %b) : f32[2,3,4]\n%2 = mul(%1, %v) : f32[2,3,4]",
+        "%2",
+        "%0 = reshape(%b, shape=[6,4]) : f32[6,4]\n%1 = add(%m, %0) : f32[6,4]\n%2 = mul(%1, %v) : f32[6,4]\n"
+        "%3 = reshape(%2, shape=[2,3,4]) : f32[2,3,4]",
+        "%3",
+    ),
+    (
+        "rows_of_elementwise",  # one number a row
+        "%0 = sum(%m, axes=[1], keepdim=false) : f32[6]\n%1 = reshape(%0, shape=[2,3,1]) : f32[2,3,1]\n"
+        "%2 = mul(%b, %1) : f32[2,3,4]",
+        "%2",
+        "%0 = sum(%m, axes=[1], keepdim=false) : f32[6]\n%1 = reshape(%b, shape=[6,4]) : f32[6,4]\n"
+        "%2 = reshape(%0, shape=[6,1]) : f32[6,1]\n%3 = mul(%1, %2) : f32[6,4]\n"
+        "%4 = reshape(%3, shape=[2,3,4]) : f32[2,3,4]",
+        "%4",
+    ),
+    (
+        "rows_of_reduction",
+        "%0 = reshape(%m, shape=[2,3,4]) : f32[2,3,4]\n%1 = sum(%0, axes=[2], keepdim=true) : f32[2,3,1]",
+        "%1",
+        "%0 = sum(%m, axes=[1], keepdim=true) : f32[6,1]\n%1 = reshape(%0, shape=[2,3,1]) : f32[2,3,1]",
+        "%1",
+    ),
+    (
+        "rows_of_reduction",
+        "%0 = reshape(%m, shape=[2,3,4]) : f32[2,3,4]\n%1 = max(%0, axes=[0,1], keepdim=false) : f32[4]",
+        "%1",
+        "%0 = max(%m, axes=[0], keepdim=false) : f32[4]",
+        "%0",
+    ),
 ]
 
 
@@ -252,11 +286,19 @@ def test_rule(rule, before, result, after, new_result):
 
 
 def test_every_rule_has_a_case():
-    rules = {rule.__name__ for rules in RULES.values() for rule in rules} | {drop_expand.__name__}
+    rules = {rule.__name__ for table in (RULES, FAMILIES) for rules in table.values() for rule in rules}
     assert rules == {case[0] for case in CASES}
 
 
 UNTOUCHED = [
+    # a broadcast over some of the rows, a sum over some of them
+    ("%0 = reshape(%m, shape=[2,3,4]) : f32[2,3,4]\n%1 = add(%0, %x) : f32[2,3,4]", "%1"),
+    (
+        "%0 = reshape(%m, shape=[2,3,4]) : f32[2,3,4]\n%1 = sum(%0, axes=[1], keepdim=false) : f32[2,4]",
+        "%1",
+    ),
+    # a reshape that splits no rows
+    ("%0 = reshape(%x, shape=[3,4,1]) : f32[3,4,1]\n%1 = neg(%0) : f32[3,4,1]", "%1"),
     # 0 * x is not 0 for infinite x
     (constant("0.0", 0) + "%1 = mul(%x, %0) : f32[3,4]", "%1"),
     # x - x is not 0 for infinite x, x / x not 1 for 0

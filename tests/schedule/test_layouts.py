@@ -182,3 +182,27 @@ def test_one_matrix_under_three_dimensions_stays_plain():
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16))
     schedule = make_schedule(inference(model, (1, 20, 32)))
     assert {str(b.layout) for b in schedule.buffers.values() if len(b.shape) == 3} == {"NCH"}
+
+
+def linear_step(rows: int, wide: int):
+    """The schedule of a training step of two linear layers, `wide` features between them, over tokens of 4 images."""
+    model = nn.Sequential(nn.Linear(48, wide), nn.GELU(), nn.Linear(wide, 128), nn.Flatten(), nn.Linear(128 * rows, 5))
+    return make_schedule(training(model, (4, rows, 48), graphc.optim.AdamW()))
+
+
+def test_gelu_keeps_its_slope_and_nothing_else():
+    """Bias, GELU and slope end the first product; slope times dy ends the input gradient of the second layer."""
+    schedule = linear_step(40, 256)
+    wide = [n for n, b in schedule.buffers.items() if b.shape == (160, 256) and b.place == "arena"]
+    first, *_ = (k for k in schedule.kernels if isinstance(k, Contraction))
+    assert len(first.stores) == 2
+    assert {s.buffer for s in first.stores} < set(wide)
+    assert len(wide) == 3  # GELU, slope, gradient
+
+
+def test_wide_rows_stay_plain_and_sums_down_their_columns_read_copies():
+    """A panel a page or more from the next one: up to 64 of them are read along a row, no more."""
+    for wide, layout, copied in ((1024, "CN16c", False), (1040, "NC", True)):
+        schedule = linear_step(40, wide)
+        assert str(schedule.buffers["1.mul2"].layout) == layout
+        assert ("1.mul2.x" in schedule.buffers) == copied

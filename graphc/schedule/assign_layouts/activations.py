@@ -30,6 +30,9 @@ BLOCKS = {
     4: Layout.blocked(4, BLOCK),
 }
 CHANNELS = {rank: next(iter(layout.blocked_dims)) for rank, layout in BLOCKS.items()}
+# A sum along a row visits every panel. More of them than the first-level TLB has entries (64 on Zen 3), a page or more
+# apart, cost a product of 1536-wide rows a fifth of its speed.
+PANELS, PAGE = 64, 4096
 SETS = 1024  # bytes: places of a panel's matrices that are a multiple of this apart share at most four sets of a cache
 BLOCKED, PLAIN = True, False  # the ends of the cut; the names of buffers are strings
 
@@ -79,13 +82,15 @@ def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
 
 def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[str]:
     """Tensors that the caller holds, that have one channel or two names, or that some kernel does not access in whole
-    blocks of their channels; batches of matrices that have more than products and elementwise work done to them."""
+    blocks of their channels; batches of matrices that have more than products and elementwise work done to them; wide
+    matrices that are read along their rows."""
     for name, b in tensors.items():
         if b.place != "arena" or name in schedule.aliased or b.shape[CHANNELS[len(b.shape)]] == 1:
             yield name
     for kernel in schedule.kernels:
         sizes = extents(kernel)
         yield from (n for n in whole_rows(kernel) if n in tensors and len(tensors[n].shape) == 3)
+        yield from (n for n in wide_rows(kernel, schedule.buffers) if n in tensors)
         for name, indices, is_store in accesses(kernel):
             if name in tensors:
                 channels = CHANNELS[len(indices)]
@@ -102,15 +107,25 @@ def whole_rows(kernel: Kernel) -> Iterator[str]:
         yield from (name for name, *_ in accesses(kernel))
 
 
+def wide_rows(kernel: Kernel, buffers: dict[str, Buffer]) -> Iterator[str]:
+    """The matrix that a product reads along its rows, where panels would spread what one sum reads over too many
+    pages."""
+    if isinstance(kernel, Contraction) and len(kernel.x.indices) == 2:
+        b = buffers[kernel.x.buffer]
+        columns = math.prod(n for a, n in kernel.red if a in kernel.x.indices[1].axes)
+        if columns > PANELS * BLOCK and b.shape[0] * BLOCK * ITEMSIZE[b.dtype] >= PAGE:
+            yield b.name
+
+
 def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]]:
     """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A dimension that only
     counts the products of a batch, such as the heads of attention, is no channel to be blocked; and one matrix under
     three dimensions is read faster along its rows."""
     if not isinstance(kernel, Contraction):
         return []
-    x, w, out = kernel.x, kernel.w, kernel.stores[0]
+    x, w = kernel.x, kernel.w
     first_layer = len(x.indices) == 4 and buffers[x.buffer].shape[1] < FIRST_LAYER
-    found = [(x, -PREFERENCE if first_layer else PREFERENCE), (out, PREFERENCE)]
+    found = [(x, -PREFERENCE if first_layer else PREFERENCE), *((out, PREFERENCE) for out in kernel.stores)]
     if kernel.kind in ("conv2d_dw", "matmul"):
         found.append((w, PREFERENCE))
     batch = axes_of(x) & axes_of(w) - {a for a, _ in kernel.red}

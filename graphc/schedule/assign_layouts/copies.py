@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from graphc.schedule.expr import Aff, load
-from graphc.schedule.kernels import AxisNames, Contraction, Kernel, Loops, Schedule, Stage, Store, extents, writes
+from graphc.schedule.kernels import (
+    Access,
+    AxisNames,
+    Contraction,
+    Kernel,
+    Loops,
+    Schedule,
+    Stage,
+    Store,
+    extents,
+    writes,
+)
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 
+from .activations import BLOCKS
+from .blocks import blockable
 from .halos import margins
 from .weights import packing
+
+# A copy of a matrix pays where a sum steps by so many bytes, so many times, and each element serves so many results.
+FAR, ROWS, AGAIN = 1024, 32, 128
 
 
 class Copies:
@@ -89,17 +106,31 @@ def copy_borders(schedule: Schedule) -> Schedule:
 
 
 def repack(schedule: Schedule) -> Schedule:
-    """`contract(x, w) -> c = w; contract(x, c)`, where neighbours along the lanes are not neighbours in w's memory: the
-    copy is packed."""
+    """`contract(x, w) -> c = w; contract(x, c)`, where neighbours along the lanes are not neighbours in w's memory, or
+    where a sum goes down the columns of a plain matrix, x or w: the copy is packed."""
     copies = Copies(schedule)
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
-            b = schedule.buffers[kernel.w.buffer]
-            if not contiguous(kernel, b):
-                layout = packing(kernel, b.shape)
+            x, w = schedule.buffers[kernel.x.buffer], schedule.buffers[kernel.w.buffer]
+            if not contiguous(kernel, w) or down_columns(kernel, kernel.w, w):
+                layout = packing(kernel, w.shape)
                 kernel = copies.operand(kernel, "w", layout) if layout else copies.gathered(kernel)
+            if down_columns(kernel, kernel.x, x):
+                kernel = copies.operand(kernel, "x", BLOCKS[2])
         copies.append(kernel)
     return copies.result()
+
+
+def down_columns(kernel: Contraction, access: Access, b: Buffer) -> bool:
+    """Whether each step of the sum goes on to another row of a plain matrix, far from the last, and often enough that a
+    copy in panels pays: the gradient of a 1536x384 weight over 788 rows takes 17 ms without, 10 ms with."""
+    if len(b.shape) != 2 or b.layout != Layout.plain(2) or b.shape[1] % BLOCK:
+        return False
+    sizes, own = extents(kernel), {a for i in access.indices for a in i.axes}
+    again = math.prod(n for a, n in kernel.par if a not in own)
+    steps = access.indices[0].axes & {a for a, _ in kernel.red}
+    fits = all(blockable(i, sizes) for i in access.indices[1:])
+    return bool(steps) and fits and 4 * b.shape[1] >= FAR and b.shape[0] >= ROWS and again >= AGAIN
 
 
 def contiguous(kernel: Contraction, b: Buffer) -> bool:
