@@ -29,8 +29,8 @@ channels-last), and as inductor (torch.compile). A peer without a figure was not
 the notes below a table say which. Of peers the figure of the first run is shown; a peer that was 1.5 times slower than
 the best one in the first round of an inference was timed no further.
 """
-# Columns that rows of a training step may have beside the times, in MB: graphc's, and the peer's that takes least.
-MEMORY = {"graphc_MB": "graphc, MB", "peer_MB": "best peer, MB"}
+# Columns that rows of a training step may have beside the times.
+MEMORY = {"graphc_MB": "graphc, MB", "peer_MB": "PyTorch eager, MB"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -3,6 +3,8 @@
 python -m benchmarks.training [--threads 1] [--cases lenet5 resnet18-32] [--peers eager NHWC inductor] [--seconds 5]
 
 One run is for one number of threads. A step is forward, backward and update; PyTorch's optimizers are its fused ones.
+Memory: of graphc what the program allocates (weights and state, arena, each thread's own), of PyTorch what
+`benchmarks.memory` measures of an eager step.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from graphc import nn
 from graphc.driver import traced_graph
 from graphc.models import ZOO, get
 
+from . import memory
 from .measure import arguments, attempted, cores, detail, geometric_mean, interleaved, ms, pin, show
 from .peers import Missing, compiled, need
 
@@ -35,6 +38,9 @@ class Case:
     ours: object
     theirs: tuple[str, dict[str, float]]
     classes: int = 10
+
+    def network(self) -> nn.Module:
+        return get(self.model).make(classes=self.classes)
 
 
 SGD = graphc.optim.SGD(lr=0.01), ("SGD", {"lr": 0.01})
@@ -78,7 +84,7 @@ def compare(name: str, options, notes: list[str]) -> dict[str, object]:
     case, rng = CASES[name], np.random.default_rng(0)
     images = rng.random(case.shape, np.float32)
     labels = rng.integers(0, case.classes, case.shape[0]).astype(np.int32)
-    model, peers = get(case.model).make(classes=case.classes), {}
+    model, peers = case.network(), {}
     for peer in options.peers:
         try:
             peers[peer] = peer_step(peer, model, case, images, labels)
@@ -87,6 +93,7 @@ def compare(name: str, options, notes: list[str]) -> dict[str, object]:
     step = graphc.compile_training(
         model, input=case.shape, loss=nn.CrossEntropyLoss(), optimizer=case.ours, threads=options.threads
     )
+    plan = step.program.schedule
     programs = {"graphc": lambda: step(images, labels), **peers}
     losses = {who: [float(program()) for _ in range(STEPS_COMPARED)] for who, program in programs.items()}
     apart = {
@@ -105,6 +112,8 @@ def compare(name: str, options, notes: list[str]) -> dict[str, object]:
         **{peer: ms(timed[peer]) if peer in timed else None for peer in options.peers},
         "best_peer": best or "",
         "speedup": timed[best].median / timed["graphc"].median if best else None,
+        "graphc_MB": (plan.arena_bytes + plan.state_bytes + options.threads * plan.thread_bytes) / 1e6,
+        "peer_MB": memory.of_peer(name) if peers else None,
         "samples": {program: detail(t) for program, t in timed.items()},
         "difference": apart,
     }
