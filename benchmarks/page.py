@@ -25,9 +25,9 @@ peak count the multiply-adds of the network as written: Winograd convolutions ne
 """
 PEERS_ARE = """
 Peers: onnxruntime, OpenVINO and MNN read one ONNX file. PyTorch runs as eager, as NHWC (eager, weights and images
-channels-last), and as inductor (torch.compile). A peer without a figure was not installed or cannot run the network;
-the notes below a table say which. Of peers the figure of the first run is shown; a peer that was 1.5 times slower than
-the best one in the first round of an inference was timed no further.
+channels-last) and, where a table has that column, as inductor (torch.compile). A peer without a figure was not
+installed or cannot run the network; the notes below a table say which. Of peers the figure of the first run is shown; a
+peer that was 1.5 times slower than the best one in the first round of an inference was timed no further.
 """
 # Columns that rows of a training step may have beside the times.
 MEMORY = {"graphc_MB": "graphc, MB", "peer_MB": "PyTorch eager, MB"}
