@@ -14,10 +14,13 @@ from .lower import lower
 from .order import order
 from .own_rows import own_rows
 from .plan_memory import plan_memory
+from .split_products import split_products
 from .split_reductions import split_reductions
 from .text import show
+from .traits import CPU, GPU, Traits
 
 PIPELINE = (
+    split_products,  # while results are stored as they are, so that what follows fuses with the sum of the parts
     split_reductions,  # while every reduction is still a kernel of its own
     fuse,  # few kernels first: layouts and memory then see only the buffers that remain
     order,  # updates as early as they may run, so that gradients die young
@@ -28,9 +31,9 @@ PIPELINE = (
 )
 
 
-def make_schedule(graph: Graph) -> Schedule:
-    """The planned schedule of a decomposed graph."""
-    schedule = lower(graph)
+def make_schedule(graph: Graph, traits: Traits = CPU) -> Schedule:
+    """The planned schedule of a decomposed graph, for a kind of machine."""
+    schedule = lower(graph, traits)
     dump(f"{graph.name}.lower", show, schedule)
     for step in PIPELINE:
         start, before = perf_counter(), len(schedule.kernels)
@@ -43,12 +46,15 @@ def make_schedule(graph: Graph) -> Schedule:
 
 
 __all__ = [
+    "CPU",
+    "GPU",
     "PIPELINE",
     "Buffer",
     "Contraction",
     "Layout",
     "Loops",
     "Schedule",
+    "Traits",
     "assign_layouts",
     "block",
     "fuse",
@@ -57,5 +63,6 @@ __all__ = [
     "order",
     "plan_memory",
     "show",
+    "split_products",
     "split_reductions",
 ]

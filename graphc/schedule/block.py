@@ -34,6 +34,8 @@ WORTH = 0.8  # of the cost without, at most
 
 def block(schedule: Schedule) -> Schedule:
     """`a: t = f(x); b: y = g(t)  ->  block over steps s { t' = f(x[s]); y[s] = g(t') }`."""
+    if not schedule.traits.in_step:
+        return schedule
     found = _Chains(schedule)
     kernels: list[Kernel] = []
     buffers, taken = dict(schedule.buffers), set()

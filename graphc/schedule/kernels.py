@@ -22,6 +22,7 @@ from itertools import count
 
 from .expr import Aff, E, const, guard, load, loads, temp
 from .layout import Buffer
+from .traits import CPU, Traits
 
 Axis = tuple[str, int]  # name, extent
 REDUCTIONS = ("sum", "max", "min", "argmax")
@@ -244,7 +245,7 @@ class Schedule:
     for constants, by buffer. Once planned, every arena, weight, const and state buffer has an offset. `arena_bytes`,
     `weight_bytes` (constants included) and `state_bytes` are the sizes of the three memories the program gets;
     `thread_bytes` is what each thread keeps to itself within a block; `lifetimes` are the first and last kernel that
-    touch an arena buffer.
+    touch an arena buffer. `traits` is the kind of machine that it is made for.
     """
 
     name: str
@@ -260,6 +261,7 @@ class Schedule:
     state_bytes: int = 0
     thread_bytes: int = 0
     lifetimes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    traits: Traits = CPU
 
     def replace(self, **changes) -> Schedule:
         return replace(self, **changes)

@@ -16,6 +16,7 @@ from graphc.ops.shape import Constant
 from .expr import Aff, const
 from .kernel_builder import Draft, KernelBuilder, Source
 from .kernels import Schedule
+from .traits import CPU, Traits
 
 
 class Lowering(Draft):
@@ -81,7 +82,7 @@ class Lowering(Draft):
         k.store(0, at, node.op.expr(*operands))
         k.finish(at)
 
-    def finish(self) -> Schedule:
+    def finish(self, traits: Traits) -> Schedule:
         """Outputs and updates as copies (fusion makes most of them vanish), and the schedule."""
         outputs = tuple(self.materialise(v, None, f"out{i}", "output") for i, v in enumerate(self.graph.outputs))
         changed = {self.sources[target].buffer for target, _ in self.graph.updates}
@@ -103,13 +104,14 @@ class Lowering(Draft):
             aliases=self.aliases,
             data={**self.graph.data, **self.data},
             leaves={self.sources[v].buffer: v.name for v in (*self.graph.weights, *self.graph.state)},
+            traits=traits,
         )
 
 
-def lower(graph: Graph) -> Schedule:
-    """The graph as a schedule in which every node is its own kernel, in the graph's order."""
+def lower(graph: Graph, traits: Traits = CPU) -> Schedule:
+    """The graph as a schedule for a kind of machine, in which every node is its own kernel, in the graph's order."""
     lowering = Lowering(graph)
     lowering.leaves()
     for node in graph.nodes:
         lowering.node(node)
-    return lowering.finish()
+    return lowering.finish(traits)

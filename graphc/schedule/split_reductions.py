@@ -13,9 +13,8 @@ from dataclasses import replace
 from .expr import Aff, load, substitute_axes, temp
 from .kernels import Kernel, Loops, Reduce, Schedule, Stage, Store, extents
 from .layout import Buffer
+from .traits import Traits
 
-UNITS = 64  # enough for any number of threads that small kernels are worth
-LANES = 16  # results that one unit makes side by side
 LEAST = 1 << 15  # a shorter reduction is not worth a second kernel
 
 
@@ -24,7 +23,7 @@ def split_reductions(schedule: Schedule) -> Schedule:
     partials: dict[str, Buffer] = {}
     kernels: list[Kernel] = []
     for kernel in schedule.kernels:
-        if (chunks := chunks_of(kernel)) == 1:
+        if (chunks := chunks_of(kernel, schedule.traits)) == 1:
             kernels.append(kernel)
             continue
         partial = Buffer(f"partial{len(partials)}", (chunks, *(n for _, n in kernel.par)), reduction(kernel).expr.dtype)
@@ -39,7 +38,7 @@ def reduction(kernel: Loops) -> Reduce:
     return out
 
 
-def chunks_of(kernel: Kernel) -> int:
+def chunks_of(kernel: Kernel, traits: Traits) -> int:
     """Into how many chunks to cut a kernel's reduction, 1 for none: a divisor of its outermost axis."""
     if not isinstance(kernel, Loops) or len(kernel.stages) != 2 or kernel.stages[1].axes:
         return 1
@@ -47,11 +46,11 @@ def chunks_of(kernel: Kernel) -> int:
     if len(stage.outs) != 1 or not isinstance(stage.outs[0], Reduce) or stage.outs[0].op == "argmax":
         return 1
     points = math.prod(n for _, n in kernel.par)
-    units = -(-points // LANES)
-    if units >= UNITS or math.prod(extents(kernel).values()) < LEAST or not outermost(kernel):
+    units = -(-points // traits.lanes)
+    if units >= traits.units or math.prod(extents(kernel).values()) < LEAST or not outermost(kernel):
         return 1
     extent = stage.axes[0][1]
-    return max(d for d in range(1, min(UNITS // units, extent) + 1) if extent % d == 0)
+    return max(d for d in range(1, min(traits.units // units, extent) + 1) if extent % d == 0)
 
 
 def outermost(kernel: Loops) -> bool:

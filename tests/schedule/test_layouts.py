@@ -112,7 +112,7 @@ def test_results_that_the_caller_holds_are_plain():
     ],
 )
 def test_which_indices_split_into_blocks(index, sizes, fits):
-    assert blockable(index, sizes) is fits
+    assert blockable(index, sizes, BLOCK) is fits
 
 
 def test_packing_is_a_bijection_on_the_logical_array():

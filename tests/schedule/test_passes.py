@@ -8,7 +8,7 @@ import pytest
 from graphc.backends.reference import run
 from graphc.ir import TensorType
 from graphc.ops import graph_of, leaf
-from graphc.schedule import PIPELINE, assign_layouts, lower, make_schedule, order, plan_memory, show
+from graphc.schedule import CPU, GPU, PIPELINE, assign_layouts, lower, make_schedule, order, plan_memory, show
 from graphc.schedule.kernels import Contraction, Loops
 
 from .harness import run_schedule
@@ -40,12 +40,14 @@ def test_lowered_graph_means_the_same(graph, expected):
     check(graph, plan_memory(lower(graph)), expected)
 
 
-def test_layouts_alone_mean_the_same(graph, expected):
-    check(graph, plan_memory(assign_layouts(order(lower(graph)))), expected)
+@pytest.mark.parametrize("traits", [CPU, GPU], ids=lambda t: t.name)
+def test_layouts_alone_mean_the_same(graph, expected, traits):
+    check(graph, plan_memory(assign_layouts(order(lower(graph, traits)))), expected)
 
 
-def test_whole_pipeline_means_the_same(graph, expected):
-    check(graph, make_schedule(graph), expected)
+@pytest.mark.parametrize("traits", [CPU, GPU], ids=lambda t: t.name)
+def test_whole_pipeline_means_the_same(graph, expected, traits):
+    check(graph, make_schedule(graph, traits), expected)
 
 
 def test_fusion_leaves_fewer_kernels_and_bytes(graph):

@@ -23,7 +23,9 @@ def assign_layouts(schedule: Schedule) -> Schedule:
     packed = weight_layouts(schedule, layouts)
     buffers = {n: replace(b, layout=packed.get(n) or layouts.get(n) or b.layout) for n, b in schedule.buffers.items()}
     kernels = tuple(oriented(k, packed) for k in schedule.kernels)
-    schedule = repack(schedule.replace(buffers=buffers, kernels=kernels))
+    schedule = schedule.replace(buffers=buffers, kernels=kernels)
+    if schedule.traits.block > 1:
+        schedule = repack(schedule)  # lanes are vectors, read as they lie
     return fill_halos(widen_halos(schedule))
 
 

@@ -1,4 +1,7 @@
-"""Activations: two labels, blocked (NCHW16c; C16c panels for matrices and batches of them) and plain, by a minimum cut.
+"""Activations: two labels, blocked and plain, by a minimum cut.
+
+Blocked is what the kind of machine prefers: on a CPU NCHW16c, and C16c panels for matrices and batches of them;
+on a GPU channels last.
 
 Contractions prefer blocked operands and results, kernels without contractions tie their buffers together, what the
 caller holds is pinned plain. What the cut costs is what mixed layouts would cost in bytes moved (minimum cuts for such
@@ -16,20 +19,11 @@ from graphc.schedule.digraph import source_side
 from graphc.schedule.expr import E
 from graphc.schedule.kernels import Access, Contraction, Kernel, Schedule, Store, accesses, extents, stores
 from graphc.schedule.layout import BLOCK, ITEMSIZE, Buffer, Layout
+from graphc.schedule.traits import CPU
 
 from .blocks import FIRST_LAYER, blockable, fills_padding
 
 PREFERENCE = 8.0  # a contraction on the other layout costs about so many passes over the operand
-# Panels of 16 columns, each with all rows in a row: a product that reads a column of the matrix stays within few pages,
-# where rows a power of two apart would meet in few sets of the cache.
-# A batch of matrices likewise, all of them inside a panel: a kernel that works on one place of every matrix at once, as
-# Winograd's transforms do, stays within few pages.
-BLOCKS = {
-    2: Layout(((1, "outer"), (0, "whole"), (1, "inner")), BLOCK),
-    3: Layout(((2, "outer"), (0, "whole"), (1, "whole"), (2, "inner")), BLOCK),
-    4: Layout.blocked(4, BLOCK),
-}
-CHANNELS = {rank: next(iter(layout.blocked_dims)) for rank, layout in BLOCKS.items()}
 # A sum along a row visits every panel. More of them than the first-level TLB has entries (64 on Zen 3), a page or more
 # apart, cost a product of 1536-wide rows a fifth of its speed.
 PANELS, PAGE = 64, 4096
@@ -39,23 +33,26 @@ BLOCKED, PLAIN = True, False  # the ends of the cut; the names of buffers are st
 
 def activation_layouts(schedule: Schedule) -> dict[str, Layout]:
     """Layouts of activations that are not plain."""
-    buffers = schedule.buffers.items()
-    tensors = {n: b for n, b in buffers if len(b.shape) in BLOCKS and b.place not in ("weight", "const")}
-    layouts = {n: blocked_layout(tensors[n].shape) for n in blocked_side(schedule, tensors)}
+    buffers, wanted = schedule.buffers.items(), schedule.traits.layouts
+    tensors = {n: b for n, b in buffers if len(b.shape) in wanted and b.place not in ("weight", "const")}
+    blocked = blocked_side(schedule, tensors)
+    if schedule.traits.block == 1:
+        return {n: wanted[len(tensors[n].shape)] for n in blocked}
+    layouts = {n: blocked_layout(tensors[n].shape) for n in blocked}
     return layouts | vector_layouts(schedule, [b for n, b in buffers if n not in layouts])
 
 
 def blocked_layout(shape: tuple[int, ...]) -> Layout:
     """The layout of a blocked tensor. Matrices of a panel lie no power of two apart: on 64 tiles of 64 channels that
     takes Winograd's transforms from 99 and 58 us down to 27 and 27."""
-    layout = BLOCKS[len(shape)]
+    layout = CPU.layouts[len(shape)]
     crowded = len(shape) == 3 and shape[0] > 1 and shape[1] * BLOCK * ITEMSIZE["f32"] % SETS == 0
     return replace(layout, spare=((1, 1),)) if crowded else layout
 
 
 def resized(layout: Layout, shape: tuple[int, ...]) -> Layout:
     """The layout of a part of a tensor that has this shape."""
-    return blocked_layout(shape) if replace(layout, spare=()) == BLOCKS.get(len(shape)) else layout
+    return blocked_layout(shape) if replace(layout, spare=()) == CPU.layouts.get(len(shape)) else layout
 
 
 def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
@@ -68,7 +65,7 @@ def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
     for name in must_be_plain(schedule, tensors):
         tie(name, PLAIN, math.inf)
     for kernel in schedule.kernels:
-        for name, cost in wishes(kernel, schedule.buffers):
+        for name, cost in wishes(kernel, schedule):
             if name in tensors:
                 tie(name, BLOCKED if cost > 0 else PLAIN, abs(cost))
         operands = {kernel.x.buffer, kernel.w.buffer} if isinstance(kernel, Contraction) else set()
@@ -84,8 +81,9 @@ def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[st
     """Tensors that the caller holds, that have one channel or two names, or that some kernel does not access in whole
     blocks of their channels; batches of matrices that have more than products and elementwise work done to them; wide
     matrices that are read along their rows."""
+    channels, block = schedule.traits.channels, schedule.traits.block
     for name, b in tensors.items():
-        if b.place != "arena" or name in schedule.aliased or b.shape[CHANNELS[len(b.shape)]] == 1:
+        if b.place != "arena" or name in schedule.aliased or b.shape[channels[len(b.shape)]] == 1:
             yield name
     for kernel in schedule.kernels:
         sizes = extents(kernel)
@@ -93,9 +91,9 @@ def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[st
         yield from (n for n in wide_rows(kernel, schedule.buffers) if n in tensors)
         for name, indices, is_store in accesses(kernel):
             if name in tensors:
-                channels = CHANNELS[len(indices)]
-                index, extent = indices[channels], tensors[name].shape[channels]
-                if not blockable(index, sizes) or (is_store and not fills_padding(index, extent, sizes)):
+                d = channels[len(indices)]
+                index, extent = indices[d], tensors[name].shape[d]
+                if not blockable(index, sizes, block) or (is_store and not fills_padding(index, extent, sizes, block)):
                     yield name
 
 
@@ -117,13 +115,13 @@ def wide_rows(kernel: Kernel, buffers: dict[str, Buffer]) -> Iterator[str]:
             yield b.name
 
 
-def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]]:
+def wishes(kernel: Kernel, schedule: Schedule) -> list[tuple[str, float]]:
     """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A dimension that only
     counts the products of a batch, such as the heads of attention, is no channel to be blocked; and one matrix under
     three dimensions is read faster along its rows."""
     if not isinstance(kernel, Contraction):
         return []
-    x, w = kernel.x, kernel.w
+    x, w, buffers, innermost = kernel.x, kernel.w, schedule.buffers, schedule.traits.channels
     first_layer = len(x.indices) == 4 and buffers[x.buffer].shape[1] < FIRST_LAYER
     found = [(x, -PREFERENCE if first_layer else PREFERENCE), *((out, PREFERENCE) for out in kernel.stores)]
     if kernel.kind in ("conv2d_dw", "matmul"):
@@ -134,7 +132,7 @@ def wishes(kernel: Kernel, buffers: dict[str, Buffer]) -> list[tuple[str, float]
         at = access.indices
         if len(at) == 3 and not batch:
             return False
-        return len(at) not in CHANNELS or bool(at[CHANNELS[len(at)]].axes - batch)
+        return len(at) not in innermost or bool(at[innermost[len(at)]].axes - batch)
 
     return [(a.buffer, (cost if channels(a) else -PREFERENCE) * buffers[a.buffer].bytes) for a, cost in found]
 
@@ -149,7 +147,7 @@ def vector_layouts(schedule: Schedule, buffers: list[Buffer]) -> dict[str, Layou
     unfit: set[str] = set()
     for kernel in schedule.kernels:
         sizes = extents(kernel)
-        unfit |= {n for n, at, _ in accesses(kernel) if not all(blockable(i, sizes) for i in at)}
+        unfit |= {n for n, at, _ in accesses(kernel) if not all(blockable(i, sizes, BLOCK) for i in at)}
         unfit |= {s.buffer for s in stores(kernel) if not covers(s, schedule.buffers[s.buffer], kernel)}
     layouts = {}
     for b in buffers:

@@ -19,8 +19,8 @@ from graphc.schedule.kernels import (
     writes,
 )
 from graphc.schedule.layout import BLOCK, Buffer, Layout
+from graphc.schedule.traits import CPU
 
-from .activations import BLOCKS
 from .blocks import blockable
 from .halos import margins
 from .weights import packing
@@ -113,10 +113,10 @@ def repack(schedule: Schedule) -> Schedule:
         if isinstance(kernel, Contraction):
             x, w = schedule.buffers[kernel.x.buffer], schedule.buffers[kernel.w.buffer]
             if not contiguous(kernel, w) or down_columns(kernel, kernel.w, w):
-                layout = packing(kernel, w.shape)
+                layout = packing(kernel, w.shape, BLOCK)
                 kernel = copies.operand(kernel, "w", layout) if layout else copies.gathered(kernel)
             if down_columns(kernel, kernel.x, x):
-                kernel = copies.operand(kernel, "x", BLOCKS[2])
+                kernel = copies.operand(kernel, "x", CPU.layouts[2])
         copies.append(kernel)
     return copies.result()
 
@@ -129,7 +129,7 @@ def down_columns(kernel: Contraction, access: Access, b: Buffer) -> bool:
     sizes, own = extents(kernel), {a for i in access.indices for a in i.axes}
     again = math.prod(n for a, n in kernel.par if a not in own)
     steps = access.indices[0].axes & {a for a, _ in kernel.red}
-    fits = all(blockable(i, sizes) for i in access.indices[1:])
+    fits = all(blockable(i, sizes, BLOCK) for i in access.indices[1:])
     return bool(steps) and fits and 4 * b.shape[1] >= FAR and b.shape[0] >= ROWS and again >= AGAIN
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from graphc.schedule.expr import Aff
 from graphc.schedule.kernels import Contraction, Kernel, Loops, Schedule, accesses, extents
-from graphc.schedule.layout import BLOCK, Layout
+from graphc.schedule.layout import Layout
 
 from .blocks import FIRST_LAYER, blockable
 
@@ -18,38 +18,47 @@ from .blocks import FIRST_LAYER, blockable
 def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dict[str, Layout]:
     """Packed layouts of stored weights, of the gradients contractions compute for them, and of moments."""
     layouts: dict[str, Layout] = {}
+    block = schedule.traits.block
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
             b = schedule.buffers[kernel.w.buffer]
             stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
-            if stored and b.name not in layouts and (layout := packing(kernel, b.shape)):
+            if stored and b.name not in layouts and (layout := packing(kernel, b.shape, block)):
                 layouts[b.name] = layout
-    layouts |= {n: Layout.blocked(4, BLOCK, (0,)) for n in by_channel(schedule, activations) if n not in layouts}
+    channels = Layout.blocked(4, block, (0,)) if block > 1 else channels_last(4, 0, 1)
+    layouts |= {n: channels for n in by_channel(schedule, activations) if n not in layouts}
     for kernel in schedule.kernels:
         layouts |= followers(schedule, kernel, layouts)
     return layouts
 
 
-def packing(kernel: Contraction, shape: tuple[int, ...]) -> Layout | None:
+def packing(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout | None:
     """The layout in which a contraction streams its vector operand of this shape: lanes innermost, then the lane of the
     reduced channel, spatial dimensions, reduced channel blocks, lane blocks outermost. None where lanes run along no
-    one dimension, or along one of an image."""
+    one dimension, or along one of an image. With a `block` of 1 lanes are whole, and innermost."""
     sizes = extents(kernel)
     lane = [d for d, i in enumerate(kernel.w.indices) if kernel.lanes in i.axes]
-    if len(lane) != 1 or len(shape) not in (2, 3, 4) or not blockable(kernel.w.indices[lane[0]], sizes):
+    if len(lane) != 1 or len(shape) not in (2, 3, 4) or not blockable(kernel.w.indices[lane[0]], sizes, block):
         return None
+    if block == 1:
+        return channels_last(len(shape), lane[0], 1 - lane[0]) if len(shape) != 3 and lane[0] < 2 else None
     if len(shape) == 3:  # a batch of matrices
         (o,), order = lane, ((0, "whole"), (lane[0], "outer"), (3 - lane[0], "whole"), (lane[0], "inner"))
-        return Layout(order, BLOCK) if o else None
+        return Layout(order, block) if o else None
     o, c = lane[0], 1 - lane[0]
     if o > 1:
         return None
     spatial = tuple((d, "whole") for d in range(2, len(shape)))
-    if len(shape) == 4 and shape[c] >= FIRST_LAYER and blockable(kernel.w.indices[c], sizes):
+    if len(shape) == 4 and shape[c] >= FIRST_LAYER and blockable(kernel.w.indices[c], sizes, block):
         order = ((o, "outer"), (c, "outer"), *spatial, (c, "inner"), (o, "inner"))
     else:
         order = ((o, "outer"), (c, "whole"), *spatial, (o, "inner"))
-    return Layout(order, BLOCK)
+    return Layout(order, block)
+
+
+def channels_last(rank: int, o: int, c: int) -> Layout:
+    """Spatial dimensions, dimension c, dimension o."""
+    return Layout(tuple((d, "whole") for d in (*range(2, rank), c, o)))
 
 
 def by_channel(schedule: Schedule, activations: Mapping[str, Layout]) -> list[str]:
@@ -63,7 +72,7 @@ def by_channel(schedule: Schedule, activations: Mapping[str, Layout]) -> list[st
         for name, at, _ in touched:
             b = schedule.buffers[name]
             if len(at) == 4 and b.place in ("weight", "state", "const") and name not in schedule.aliased:
-                if not blockable(at[0], sizes):
+                if not blockable(at[0], sizes, schedule.traits.block):
                     unfit.add(name)
                 elif isinstance(kernel, Loops) and at[0] in channels:
                     found[name] = None
