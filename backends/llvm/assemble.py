@@ -25,7 +25,7 @@ from llvmlite import ir
 
 from graphc.schedule.expr import walk
 from graphc.schedule.kernels import Block, Contraction, Kernel, Loops, Schedule, bodies, extents, reads, writes
-from graphc.schedule.layout import Buffer
+from graphc.schedule.places import Place, check_apart, places_of
 
 from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
@@ -33,7 +33,6 @@ from .pool import Pool, emit_pool
 from .target import Target
 
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
-MEMORY_OF = {"weight": "weights", "const": "weights", "state": "state", "arena": "arena", "thread": "thread"}
 # below this estimate a kernel stays on one thread: waking nobody is quicker
 SHARED_NS = 10_000
 MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple operation or load, an exp
@@ -62,39 +61,6 @@ def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call],
     return module
 
 
-# where buffers are
-
-
-@dataclass(frozen=True)
-class Place:
-    """Bytes [start, stop) of a memory: weights, state, arena, or one of the caller's arrays."""
-
-    memory: str
-    start: int
-    stop: int
-    number: int = 0  # of the caller's array
-
-    def meets(self, other: Place) -> bool:
-        same = (self.memory, self.number) == (other.memory, other.number)
-        return same and self.start < other.stop and other.start < self.stop
-
-
-def places_of(schedule: Schedule) -> dict[str, Place]:
-    """The place of every buffer that a kernel touches."""
-    numbers = {("inputs", schedule.root(n)): k for k, n in enumerate(schedule.inputs)}
-    numbers |= {("outputs", schedule.root(n)): k for k, n in enumerate(schedule.outputs)}
-    used = dict.fromkeys(n for whole in schedule.kernels for k in bodies(whole) for n in (*reads(k), *writes(k)))
-    return {name: _place(schedule.buffers[schedule.root(name)], numbers) for name in used}
-
-
-def _place(b: Buffer, numbers: Mapping[tuple[str, str], int]) -> Place:
-    if b.place in ("input", "output"):
-        return Place(f"{b.place}s", 0, b.bytes, numbers[f"{b.place}s", b.name])
-    if b.offset is None or b.place not in MEMORY_OF:
-        raise ValueError(f"buffer {b.name} ({b.place}) has no offset: plan the schedule's memory first")
-    return Place(MEMORY_OF[b.place], b.offset, b.offset + b.bytes)
-
-
 # kernels
 
 
@@ -115,7 +81,7 @@ def pieces_of(schedule: Schedule, target: Target) -> list[Piece]:
     for kernel in schedule.kernels:
         steps = len(kernel.steps) if isinstance(kernel, Block) else 0
         for part in bodies(kernel):
-            _check_apart(part, places)
+            check_apart(part, places)
             pieces.append(piece_of(part, schedule.buffers, target, steps))
     return pieces
 
@@ -133,14 +99,6 @@ def calls_of(schedule: Schedule, pieces: Sequence[Piece], codes: Mapping[str, Pi
         alone = sum(map(work_ns, bodies(kernel))) < SHARED_NS or units < 2
         calls.append(Call(kernel, tuple(parts), units, alone))
     return calls
-
-
-def _check_apart(kernel: Kernel, places: Mapping[str, Place]) -> None:
-    """Kernels take their buffers as if none overlapped another that is written."""
-    for name in writes(kernel):
-        for other in (*reads(kernel), *writes(kernel)):
-            if other != name and places[name].meets(places[other]):
-                raise ValueError(f"kernel {kernel.name} writes {name} where {other} lies, which it also uses")
 
 
 def work_ns(kernel: Loops | Contraction) -> float:

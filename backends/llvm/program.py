@@ -14,11 +14,12 @@ from threading import Lock
 
 import numpy as np
 
-from graphc.ir import GraphcError, GraphcTypeError, GraphcValueError, dims
+from graphc.ir import GraphcError
 from graphc.schedule import image
+from graphc.schedule.arguments import Argument, wrong_number
 from graphc.schedule.image import aligned_zeros
 from graphc.schedule.kernels import Schedule
-from graphc.schedule.layout import NUMPY, Buffer
+from graphc.schedule.layout import NUMPY
 
 from . import jit
 from .assemble import assemble
@@ -77,7 +78,7 @@ class LlvmProgram:
         # the pool's threads sleep inside the code: they end before it goes
         weakref.finalize(self, _close, loaded)
         self._arena = aligned_zeros(schedule.arena_bytes)
-        self._inputs = tuple(_Argument(schedule.buffers[n]) for n in schedule.inputs)
+        self._inputs = tuple(Argument(schedule.buffers[n]) for n in schedule.inputs)
         self._outputs = tuple((b.shape, NUMPY[b.dtype]) for b in (schedule.buffers[n] for n in schedule.outputs))
         self._stored = image.state_buffers(schedule)
         self._unlock()
@@ -109,11 +110,7 @@ class LlvmProgram:
         """One run. Contiguous inputs are read where they are; outputs are fresh arrays. GraphcTypeError for a wrong
         number or dtype of inputs, GraphcValueError for a wrong shape or a label that int32 cannot hold."""
         if len(arrays) != len(self._inputs):
-            names = ", ".join(self.schedule.inputs)
-            raise GraphcTypeError(
-                f"{self.schedule.name}: wrong number of inputs\n"
-                f"  expected {len(self._inputs)} ({names}), got {len(arrays)}\n  give one array for each"
-            )
+            raise wrong_number(self.schedule, len(arrays))
         inputs = [take(x) for take, x in zip(self._inputs, arrays, strict=True)]
         outputs = tuple([np.empty(shape, dtype) for shape, dtype in self._outputs])
         weights, in_, out, arena = self._fixed
@@ -149,50 +146,6 @@ class LlvmProgram:
         if mine == theirs:
             self.state = other.state
         return mine == theirs
-
-
-class _Argument:
-    """Checks and converts one input: calling it gives a contiguous array of the buffer's dtype and shape."""
-
-    def __init__(self, b: Buffer):
-        self.title = "input" if b.name == "input" else f"input {b.name}"
-        self.shape, self.dtype = b.shape, np.dtype(NUMPY[b.dtype])
-
-    def __call__(self, x: object) -> np.ndarray:
-        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape == self.shape and x.flags.c_contiguous:
-            return x
-        array = np.asarray(x)
-        if array.shape != self.shape:
-            raise GraphcValueError(
-                f"{self.title}: wrong shape\n  expected {dims(self.shape)}, got {dims(array.shape)}\n"
-                f"  {self._mend(array)}"
-            )
-        if isinstance(x, int | float) and self.dtype != bool:  # a number takes the input's type
-            array = array.astype(self.dtype) if self.dtype.kind == "f" or isinstance(x, int) else array
-        elif self.dtype == np.int32 and array.dtype.kind in "iu":
-            array = self._narrowed(array)
-        if array.dtype != self.dtype:
-            raise GraphcTypeError(
-                f"{self.title}: wrong element type\n  expected {self.dtype}, got {array.dtype}\n"
-                f"  convert it with array.astype(numpy.{self.dtype})"
-            )
-        return np.ascontiguousarray(array).reshape(self.shape)
-
-    def _narrowed(self, labels: np.ndarray) -> np.ndarray:
-        limits = np.iinfo(np.int32)
-        if labels.size and (labels.min() < limits.min or labels.max() > limits.max):
-            raise GraphcValueError(
-                f"{self.title}: values out of range\n"
-                f"  expected whole numbers that int32 holds, got {labels.min()} to {labels.max()}"
-            )
-        return labels.astype(np.int32)
-
-    def _mend(self, array: np.ndarray) -> str:
-        if array.size == np.prod(self.shape):
-            return f"the numbers are as many: array.reshape({self.shape}), if their order is right"
-        if array.shape[1:] == self.shape[1:]:
-            return f"the program is compiled for a batch of {self.shape[0]}: fill the array up, or compile for another"
-        return "shapes are fixed when a network is compiled: give an array of that shape, or compile for this one"
 
 
 class _Source(Mapping[str, str]):

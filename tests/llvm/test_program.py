@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from graphc.backends.llvm import target
-from graphc.backends.llvm.assemble import SHARED_NS, assemble, calls_of, groups, pieces_of, places_of, work_ns
+from graphc.backends.llvm.assemble import SHARED_NS, assemble, calls_of, groups, pieces_of, work_ns
 from graphc.backends.llvm.pieces import emit_piece
 from graphc.backends.llvm.program import LlvmProgram
 from graphc.ir import GraphcError
 from graphc.schedule.expr import Aff, const, load
 from graphc.schedule.kernels import ACC, Access, Contraction, Loops, Reduce, Schedule, Stage, Store
 from graphc.schedule.layout import Buffer
+from graphc.schedule.places import places_of
 
 SMALL, LARGE = 1000, 1_000_000  # elements: on one thread, shared
 I = Aff.of("i")
