@@ -15,10 +15,11 @@ from itertools import product
 from llvmlite import ir
 
 from graphc.schedule.borders import UNROLLED, pieces
+from graphc.schedule.canonical import coefficient, tile_leaves
 from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, loads, rewrite, walk
 from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, writes
 from graphc.schedule.layout import Buffer
-from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, coefficient, normalise, tile_leaves
+from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, normalise
 
 from .. import emit
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
