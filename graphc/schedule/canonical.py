@@ -139,6 +139,20 @@ def coefficient(index: Aff | E, axis: str) -> int | None:
     return None if any(axis in aff.axes for e in walk(index) for aff in _node_affs(e)) else 0
 
 
+def divisible(index: Aff | E, by: int, multiples: Mapping[str, int]) -> bool:
+    """Whether an element offset is surely a multiple of `by`, each axis being one of its entry in `multiples`, or any
+    integer."""
+    if isinstance(index, Aff):
+        return index.const % by == 0 and all(c * multiples.get(a, 1) % by == 0 for a, c in index.terms)
+    if index.op == "const":
+        return index.attr % by == 0
+    if index.op == "axis":
+        return divisible(index.attr, by, multiples)
+    if index.op in ("add", "sub"):
+        return all(divisible(a, by, multiples) for a in index.args)
+    return index.op == "mul" and any(divisible(a, by, multiples) for a in index.args)
+
+
 def stage_accesses(stage: Stage) -> list[tuple[str, Aff | E, bool]]:
     """(buffer, offset, whether it is a store) of a stage; stores first."""
     out: list[tuple[str, Aff | E, bool]] = []
