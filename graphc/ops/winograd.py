@@ -85,7 +85,9 @@ def sandwich(matrix: Sequence[Sequence[float]], tile: list[list]) -> list[list]:
 
 
 def apply_rows(matrix: Sequence[Sequence[float]], values: list) -> list:
-    """matrix @ values. Rows that agree in some columns and are opposite in the others share both halves."""
+    """matrix @ values. Rows that agree in some columns and are opposite in the others share both halves; of columns
+    that agree in some rows and are opposite in the others, the sum and the difference are taken first."""
+    matrix, values = in_pairs(matrix, values)
     out: list = [None] * len(matrix)
     for i, row in enumerate(matrix):
         if out[i] is not None:
@@ -98,6 +100,21 @@ def apply_rows(matrix: Sequence[Sequence[float]], values: list) -> list:
         other = weighted([a if a != b else 0 for a, b in zip(row, matrix[twin], strict=True)], values)
         out[i], out[twin] = same + other, same - other
     return out
+
+
+def in_pairs(matrix: Sequence[Sequence[float]], values: list) -> tuple[Sequence[Sequence[float]], list]:
+    """The same product on sums and differences of the values whose columns are mirrored: A.T of a 4x4 tile then takes
+    16 operations instead of 26."""
+    columns = list(zip(*matrix, strict=True))
+    for i, column in enumerate(columns):
+        twin = next((j for j in range(i + 1, len(columns)) if mirrored(column, columns[j])), None)
+        if twin is not None:
+            other = columns[twin]
+            columns[i] = tuple(a if a == b else 0 for a, b in zip(column, other, strict=True))
+            columns[twin] = tuple(a if a != b else 0 for a, b in zip(column, other, strict=True))
+            values = [*values]
+            values[i], values[twin] = values[i] + values[twin], values[i] - values[twin]
+    return list(zip(*columns, strict=True)), values
 
 
 def mirrored(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -356,9 +356,14 @@ def axes_of(*roots: E) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4096)
+def is_arithmetic(e: E) -> bool:
+    """Whether the node itself computes something."""
+    return e.op not in ("const", "axis", "load", "temp", "guard")
+
+
 def arithmetic(root: E) -> int:
     """How many arithmetic primitives the tree holds."""
-    return sum(e.op not in ("const", "axis", "load", "temp", "guard") for e in walk(root))
+    return sum(map(is_arithmetic, walk(root)))
 
 
 _INFIX = {"or": ("|", 1), "xor": ("^", 2), "and": ("&", 3), "eq": ("==", 4), "lt": ("<", 5), "le": ("<=", 5),

@@ -25,7 +25,7 @@ from .. import emit
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
 from ..target import Target
 from ..values import Lanes
-from .stages import Point, Spans, Stages
+from .stages import Point, Spans, Stages, parts
 from .transpose import transpose
 
 VECTORS = 4  # side by side; 2 lose 14 %, 8 gain nothing
@@ -49,13 +49,15 @@ def emit_loops(
     loops = nest.kernel
     written = writes(loops)
     names = tuple(dict.fromkeys((*reads(loops), *written)))
+    parted = any(len(parts(s, target.vector_registers)) > 1 for s in loops.stages)
     made, b = function(
         module,
         name,
         [PTR] * len(names) + [I64, I64],
         [*names, "units.lo", "units.hi"],
         noalias=names,
-        readonly=[n for n in names if n not in written],
+        # what is said to be read only, LLVM would not load a second time for a further part of a stage
+        readonly=[n for n in names if n not in written and not parted],
         align={n: 64 for n in names if buffers[n].place in PACKED},
     )
     *pointers, lo, hi = made.args

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from llvmlite import ir
 
 from graphc.schedule.borders import UNROLLED, pieces
-from graphc.schedule.expr import Aff, E, guard, substitute_axes
+from graphc.schedule.expr import Aff, E, guard, is_arithmetic, loads, substitute_axes, walk
 from graphc.schedule.expr import const as constant
 from graphc.schedule.flat import ClippedStore
 from graphc.schedule.kernels import Reduce, Stage, Store
@@ -97,6 +97,7 @@ class _Stage:
         if self.row is not None:
             self.vectors = max(1, self.nest.width(self.stage) // self.vl) if self.reduces else ROW_VECTORS
         self.slots = self.sets * self.vectors
+        self.parts = parts(self.stage, stages.target.vector_registers)
 
     def run(self) -> None:
         state = [
@@ -203,9 +204,12 @@ class _Stage:
     def cells(self, cells: Sequence[_Cell], spans: Spans, state: list) -> list:
         """All values of the iteration first, then its stores, then what it adds to the partial results."""
         at = [self.values(cell, spans) for cell in cells]
-        stored = [
-            (values, out, values.value(out.expr)) for values in at for out in self.stage.outs if isinstance(out, Store)
-        ]
+        *parts, last = self.parts
+        for part in parts:
+            for values, out, value in self.stored([self.values(cell, spans) for cell in cells], part):
+                self.store(values, out, value)
+            self.b.fence("acq_rel", "singlethread")
+        stored = self.stored(at, last)
         for values, cell in zip(at, cells, strict=True):
             if not self.reduces:
                 break
@@ -218,6 +222,10 @@ class _Stage:
         for values, out, value in stored:
             self.store(values, out, value)
         return state
+
+    def stored(self, at: Sequence[Values], outs: Sequence[Store]) -> list[tuple[Values, Store, ir.Value]]:
+        """What is to be stored, computed."""
+        return [(values, out, values.value(out.expr)) for values in at for out in outs]
 
     def values(self, cell: _Cell, spans: Spans) -> Values:
         point = self.points[cell.point]
@@ -243,3 +251,21 @@ class _Stage:
         clipped = copy.copy(values)
         clipped.lanes = replace(values.lanes, mask=mask)
         clipped.store(out.buffer, out.indices[0], value)
+
+
+def parts(stage: Stage, registers: int) -> list[list[Store]]:
+    """The stores of a stage in groups that share no arithmetic, where all that they load exceeds the registers: each
+    group then loads what it needs, instead of keeping what all of them will need. Winograd's transforms so compute rows
+    by twos, and spill nothing."""
+    stores = [o for o in stage.outs if isinstance(o, Store)]
+    used = loads(*(s.expr for s in stores))
+    names = {e.attr[0] for e in used}
+    if len(stores) != len(stage.outs) or len(used) <= registers or any(s.buffer in names for s in stores):
+        return [stores]
+    groups: list[tuple[set[E], list[Store]]] = []
+    for s in stores:
+        own = {e for e in walk(s.expr) if is_arithmetic(e)}
+        apart = [g for g in groups if not g[0] & own]
+        meet = [g for g in groups if g[0] & own]
+        groups = [*apart, (own.union(*(g[0] for g in meet)), [*(o for g in meet for o in g[1]), s])]
+    return [outs for _, outs in groups]

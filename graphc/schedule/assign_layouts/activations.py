@@ -11,12 +11,12 @@ labels: Boykov, Veksler, Zabih, "Fast approximate energy minimization via graph 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 from graphc.schedule.digraph import source_side
-from graphc.schedule.expr import E
+from graphc.schedule.expr import Aff, E
 from graphc.schedule.kernels import Access, Contraction, Kernel, Schedule, Store, accesses, extents, stores
 from graphc.schedule.layout import BLOCK, ITEMSIZE, Buffer, Layout
 from graphc.schedule.traits import CPU
@@ -73,8 +73,22 @@ def blocked_side(schedule: Schedule, tensors: dict[str, Buffer]) -> list[str]:
         for rank in (3, 4):
             for a, b in pairwise(sorted(n for n in together if len(tensors[n].shape) == rank)):
                 tie(a, b, float(min(tensors[a].bytes, tensors[b].bytes)))
+        for a, b in same_channels(kernel, together, schedule.traits.channels):
+            tie(a, b, float(min(tensors[a].bytes, tensors[b].bytes)))
     blocked = source_side(ties, BLOCKED, PLAIN)
     return [n for n in tensors if n in blocked]
+
+
+def same_channels(kernel: Kernel, names: set[str], channels: Mapping[int, int]) -> Iterator[tuple[str, str]]:
+    """Batches of matrices and images whose channels a kernel goes through together, as Winograd's transforms do: with
+    one of them plain these gather or scatter every element, and take four times as long."""
+    at: dict[tuple, dict[str, None]] = {}
+    for name, indices, _ in accesses(kernel):
+        if name in names and len(indices) in (3, 4):
+            at.setdefault((indices[channels[len(indices)]], len(indices)), {})[name] = None
+    for (index, rank), matrices in at.items():
+        if rank == 3 and isinstance(index, Aff) and index.terms:
+            yield from product(matrices, at.get((index, 4), ()))
 
 
 def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[str]:
