@@ -9,9 +9,9 @@ What enters: a `Schedule` whose buffers have their places, and a target. What le
 
 Every kernel is cut into units; thread t of T takes units [n*t/T, n*(t+1)/T). Threads meet at a barrier only before a
 kernel that touches memory which a kernel since the last barrier wrote, or writes memory which one read. Kernels too
-small to share run on thread 0 alone, and need no barrier among themselves. The units of a block are its steps: the
-thread that takes a step runs all of the block's kernels for it. Kernels that differ only in the buffers
-they name are emitted once.
+small to share run on thread 0 alone, and need no barrier among themselves; so do all kernels of a small program. The
+units of a block are its steps: the thread that takes a step runs all of the block's kernels for it. Kernels that differ
+only in the buffers they name are emitted once.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from .target import Target
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
 # below this estimate a kernel stays on one thread: waking nobody is quicker
 SHARED_NS = 10_000
+# so does a whole program: a sleeper is awake after 50 to 200 us, when most of lenet5's 190 us of work are done
+PROGRAM_NS = 300_000
 MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple operation or load, an exp
 DEAR = ("exp", "log", "tanh", "erf")
 
@@ -89,14 +91,16 @@ def pieces_of(schedule: Schedule, target: Target) -> list[Piece]:
 def calls_of(schedule: Schedule, pieces: Sequence[Piece], codes: Mapping[str, PieceCode]) -> list[Call]:
     """The kernels in order, given the code of every piece by its key."""
     calls, rest = [], iter(pieces)
-    for kernel in schedule.kernels:
+    work = [sum(map(work_ns, bodies(kernel))) for kernel in schedule.kernels]
+    small = sum(work) < PROGRAM_NS
+    for kernel, ns in zip(schedule.kernels, work, strict=True):
         parts = []
         for piece in islice(rest, len(bodies(kernel))):
             code, names = codes[piece.key], dict(zip(piece.buffers, piece.names, strict=True))
             parts.append((code, tuple(names[a] for a in code.arguments)))
         is_block = isinstance(kernel, Block)
         units = math.prod(n for _, n in kernel.steps) if is_block else parts[0][0].units
-        alone = sum(map(work_ns, bodies(kernel))) < SHARED_NS or units < 2
+        alone = small or ns < SHARED_NS or units < 2
         calls.append(Call(kernel, tuple(parts), units, alone))
     return calls
 

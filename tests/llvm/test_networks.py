@@ -15,7 +15,7 @@ from schedule.networks import GRAPHS, Grouped, Residual, draw
 import graphc
 from graphc import nn
 from graphc.backends import llvm
-from graphc.backends.llvm import cache, jit
+from graphc.backends.llvm import assemble, cache, jit
 from graphc.backends.llvm.objects import compile_objects
 from graphc.backends.llvm.profile import works
 from graphc.backends.llvm.program import CLOSE
@@ -159,6 +159,12 @@ def test_small_networks_give_the_reference_numbers(name):
         if key.endswith(".square"):
             continue  # squares of gradients: their scale says nothing about a weight's rounding
         close(program.read_state(key), value, key, 1e-4 if "Adam" in name else TOLERANCE)
+
+
+@pytest.fixture(autouse=True)
+def shared(monkeypatch):
+    """Kernels of small networks are shared here as those of large ones are."""
+    monkeypatch.setattr(assemble, "PROGRAM_NS", 0)
 
 
 SAME_BITS = [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from graphc.backends.llvm import target
-from graphc.backends.llvm.assemble import SHARED_NS, assemble, calls_of, groups, pieces_of, work_ns
+from graphc.backends.llvm.assemble import PROGRAM_NS, SHARED_NS, assemble, calls_of, groups, pieces_of, work_ns
 from graphc.backends.llvm.pieces import emit_piece
 from graphc.backends.llvm.program import LlvmProgram
 from graphc.ir import GraphcError
@@ -173,6 +173,14 @@ def test_small_kernels_stay_on_one_thread_without_barriers():
     text = str(assemble(made, target.host(), "net")[-1])
     assert not re.search(r'call void @"pool_barrier"', text)
     assert re.search(r'call void @"pool_run"\(.*, i32 1\)', text)  # and wake nobody
+
+
+def test_a_small_program_stays_on_one_thread_whatever_its_kernels():
+    size = LARGE // 10
+    kernels = [copy("a", "x", "t", size), copy("b", "t", "y", size)]
+    made = schedule(kernels, [given("x", size), arena("t", size, 0), result("y", size)])
+    assert all(SHARED_NS < work_ns(k) < PROGRAM_NS / 2 for k in kernels)
+    assert barriers(made) == [(["a", "b"], False)]
 
 
 def independent(t_offset, u_offset, second_reads="x"):
