@@ -178,6 +178,15 @@ def test_transformed_tensors_are_panels_of_all_matrices(size, layout):
     assert all(b.strides[1] * 4 % 1024 for b in inside.values())
 
 
+def test_images_between_transforms_are_blocked():
+    """Winograd's transforms know no layout of their own: their images take that of the panels, all halos included."""
+    model = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(3)))
+    schedule = make_schedule(run_passes(traced_graph(model, (1, 32, 28, 28)), FAST_INFERENCE))
+    assert not any(isinstance(k, Contraction) and k.kind == "conv2d" for k in schedule.kernels)
+    between = [str(b.layout) for b in schedule.buffers.values() if b.shape == (1, 32, 28, 28) and b.place == "arena"]
+    assert between == ["NCHW16c halo(H:1,1,W:1,1)"] * 3
+
+
 def test_one_matrix_under_three_dimensions_stays_plain():
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16))
     schedule = make_schedule(inference(model, (1, 20, 32)))
