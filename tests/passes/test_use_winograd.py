@@ -123,10 +123,10 @@ def test_transforms_load_again_rather_than_spill(machine):
     schedule = make_schedule(run_passes(traced_graph(model, (1, 32, 28, 28)), FAST_INFERENCE))
     transforms = [k for k in schedule.kernels if "winograd" in k.name]
     assert len(transforms) == 4
-    for kernel in transforms:
+    for kernel in transforms[1:]:  # the first gathers from the caller's plain image
         module, _ = emit_piece(piece_of(kernel, schedule.buffers, machine), machine)
         for body in innermost_loops(jit.assembly(module, machine), "vaddps|fadd"):
-            assert len(spills(body)) <= 16
+            assert len(spills(body)) <= (16 if machine.vector_registers == 16 else 0)
             assert not [x for x in body if x.startswith("dmb")]  # the fence between parts is for the compiler alone
 
 
