@@ -21,6 +21,7 @@ PACKAGE = "graphc"
 BELOW = {
     "ir": set(),
     "version": set(),
+    "cache": set(),
     "ops": {"ir"},
     "nn": {"ir", "ops"},
     "passes": {"ir", "ops"},
@@ -48,8 +49,8 @@ BELOW = {
     "cli": {"", "ir", "train", "commands"},
     "models": {"ir", "nn"},
     "backends.reference": {"ir", "ops"},
-    "backends.llvm": {"ir", "ops", "schedule", "version"},
-    "backends.cuda": {"ir", "ops", "schedule"},
+    "backends.llvm": {"cache", "ir", "ops", "schedule", "version"},
+    "backends.cuda": {"cache", "ir", "ops", "schedule"},
 }
 
 # Packages a part may import at the top of a file, beside the standard library.

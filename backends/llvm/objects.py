@@ -11,10 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
+from graphc.cache import CODE
 from graphc.schedule.image import processors
 from graphc.schedule.kernels import Schedule
 
-from . import cache, jit
+from . import jit, keys
 from .assemble import calls_of, pieces_of, runner
 from .pieces import PieceCode, emit_piece
 from .target import Target
@@ -49,7 +50,7 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
     codes: dict[str, PieceCode] = {}
     with ThreadPoolExecutor(min(MOST_THREADS, processors())) as threads:
         for piece in {p.key: p for p in pieces}.values():
-            kept = cache.CODE.get(piece.key)
+            kept = CODE.get(piece.key)
             if kept is not None:
                 arguments, units = json.loads(kept.partition(b"\n")[0])
                 codes[piece.key], entries[piece.key] = PieceCode(piece.symbol, tuple(arguments), units), kept
@@ -63,8 +64,8 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
         begin = perf_counter()
         text = str(runner(schedule, target, name, calls_of(schedule, pieces, codes), stepwise))
         emission += perf_counter() - begin
-        key = cache.key(text, repr(target))
-        entries[key] = cache.CODE.get(key) or threads.submit(compiled, key, [], text, target)
+        key = keys.key(text, repr(target))
+        entries[key] = CODE.get(key) or threads.submit(compiled, key, [], text, target)
     fresh = [e for e in entries.values() if isinstance(e, Future)]
     whole = [e.result() if isinstance(e, Future) else e for e in entries.values()]
     code = tuple(entry.partition(b"\n")[2] for entry in whole)
@@ -74,5 +75,5 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
 def compiled(key: str, facts: list, text: str, target: Target) -> bytes:
     """A cache entry, put there: a line of facts as JSON, then the object."""
     entry = json.dumps(facts).encode() + b"\n" + jit.compile_object(text, target)
-    cache.CODE.put(key, entry)
+    CODE.put(key, entry)
     return entry

@@ -16,7 +16,7 @@ from graphc.schedule.anonymous import anonymous, described
 from graphc.schedule.kernels import Contraction, Kernel, Loops
 from graphc.schedule.layout import Buffer
 
-from . import cache
+from . import keys
 from .emit import I64, PTR, VOID, KernelCode
 from .kernels.contraction import emit_contraction
 from .kernels.loops import emit_loops
@@ -60,7 +60,7 @@ class PieceCode:
 
 def piece_of(kernel: Kernel, buffers: Buffers, target: Target, steps: int = 0) -> Piece:
     same, bound, names = anonymous(kernel, buffers)
-    key = cache.key(described(same, bound), repr(target), str(steps))
+    key = keys.key(described(same, bound), repr(target), str(steps))
     return Piece(key, same, bound, names, steps)
 
 

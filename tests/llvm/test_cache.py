@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import graphc
-from graphc.backends.llvm import cache, jit, target
+from graphc import cache
+from graphc.backends.llvm import jit, keys, target
 from graphc.backends.llvm.objects import compile_objects
 from graphc.backends.llvm.pieces import piece_of
 from graphc.backends.llvm.program import LlvmProgram
@@ -75,27 +76,27 @@ def test_zeros_of_both_signs_are_different_work():
 def test_target_and_versions_are_part_of_the_key(monkeypatch):
     before = key_of(adding(1.0))
     assert before != key_of(adding(1.0), target.x86_64_v4())
-    monkeypatch.setattr(cache.llvm, "llvm_version_info", (99, 0, 0))
-    cache.compiler.cache_clear()
+    monkeypatch.setattr(keys.llvm, "llvm_version_info", (99, 0, 0))
+    keys.compiler.cache_clear()
     assert before != key_of(adding(1.0))
     monkeypatch.undo()
-    cache.compiler.cache_clear()
+    keys.compiler.cache_clear()
     assert before == key_of(adding(1.0))
 
 
 def test_the_emitters_own_text_is_part_of_the_key(tmp_path, monkeypatch):
     (tmp_path / "emitter.py").write_text("one")
-    monkeypatch.setattr(cache, "SOURCES", (tmp_path,))
-    cache.compiler.cache_clear()
-    before = cache.key("kernel")
+    monkeypatch.setattr(keys, "SOURCES", (tmp_path,))
+    keys.compiler.cache_clear()
+    before = keys.key("kernel")
     (tmp_path / "emitter.py").write_text("two")
-    cache.compiler.cache_clear()
-    assert cache.key("kernel") != before
-    cache.compiler.cache_clear()
+    keys.compiler.cache_clear()
+    assert keys.key("kernel") != before
+    keys.compiler.cache_clear()
 
 
 def test_parts_of_a_key_do_not_run_into_each_other():
-    assert cache.key("ab", "c") != cache.key("a", "bc")
+    assert keys.key("ab", "c") != keys.key("a", "bc")
 
 
 # hits

@@ -13,9 +13,9 @@ import pytest
 from schedule.networks import GRAPHS, Grouped, Residual, draw
 
 import graphc
-from graphc import nn
+from graphc import cache, nn
 from graphc.backends import llvm
-from graphc.backends.llvm import assemble, cache, jit
+from graphc.backends.llvm import assemble, jit
 from graphc.backends.llvm.objects import compile_objects
 from graphc.backends.llvm.profile import works
 from graphc.backends.llvm.program import CLOSE

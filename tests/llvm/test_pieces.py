@@ -7,7 +7,8 @@ from typing import get_args
 
 import numpy as np
 
-from graphc.backends.llvm import cache, pieces
+from graphc import cache
+from graphc.backends.llvm import pieces
 from graphc.backends.llvm.kernels.loops import emit_loops
 from graphc.backends.llvm.program import LlvmProgram
 from graphc.schedule.expr import Aff, const, load

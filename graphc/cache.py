@@ -1,4 +1,4 @@
-"""Object code kept by content: in this process, and on disk for the next one.
+"""Compiled code kept by content: in this process, and on disk for the next one. Every backend's is here.
 
 What enters: a key, made of everything that can change the code, and bytes. What leaves: the same bytes, or None. The
 folder is `$GRAPHC_CACHE`, else `$XDG_CACHE_HOME/graphc`, else `~/.cache/graphc`; GRAPHC_CACHE=off keeps nothing on
@@ -11,44 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import tempfile
 from collections import OrderedDict
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-import llvmlite
-import llvmlite.binding as llvm
-
-import graphc.schedule
-from graphc.version import __version__
-
-FORMAT = "graphc object code 1"
 DISK_BYTES = 512 << 20
 MEMORY_BYTES = 64 << 20
 TRIM_EVERY = 32 << 20  # bytes written by this process between looks at the folder's size
 DIGEST = hashlib.sha256().digest_size
 OFF = "off"
 SUFFIX = ".graphc"  # in a folder of the user's choice nothing else is touched
-SOURCES = (Path(__file__).parent, Path(graphc.schedule.__file__).parent)
 
 
-@lru_cache(maxsize=1)
-def compiler() -> str:
-    """The version of all that turns a kernel into code: our own sources, Python, llvmlite and LLVM."""
-    versions = (FORMAT, __version__, platform.python_version(), llvmlite.__version__, repr(llvm.llvm_version_info))
-    made = hashlib.sha256("\n".join(versions).encode())
-    for folder in SOURCES:
-        for path in sorted(folder.rglob("*.py")):
-            made.update(f"\n{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    return made.hexdigest()
-
-
-def key(*parts: str) -> str:
-    """A name for what these texts and this compiler make: 64 hexadecimal digits."""
-    made = hashlib.sha256(compiler().encode())
+def key(maker: str, *parts: str) -> str:
+    """A name for what `maker`, a compiler with its version, makes of these texts: 64 hexadecimal digits."""
+    made = hashlib.sha256(maker.encode())
     for part in parts:
         made.update(f"\n{len(part)}\n".encode() + part.encode())
     return made.hexdigest()

@@ -1,0 +1,35 @@
+"""Keys of object code in graphc.cache. What enters: texts that say what is compiled. What leaves: a key that also holds
+the version of all that turns them into code, our own sources among it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+
+import graphc.cache
+import graphc.schedule
+from graphc.version import __version__
+
+FORMAT = "graphc object code 1"
+SOURCES = (Path(__file__).parent, Path(graphc.schedule.__file__).parent)
+
+
+@lru_cache(maxsize=1)
+def compiler() -> str:
+    """The version of all that turns a kernel into code: our own sources, Python, llvmlite and LLVM."""
+    versions = (FORMAT, __version__, platform.python_version(), llvmlite.__version__, repr(llvm.llvm_version_info))
+    made = hashlib.sha256("\n".join(versions).encode())
+    for folder in SOURCES:
+        for path in sorted(folder.rglob("*.py")):
+            made.update(f"\n{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    return made.hexdigest()
+
+
+def key(*parts: str) -> str:
+    """A name for what these texts and this compiler make."""
+    return graphc.cache.key(compiler(), *parts)
