@@ -15,7 +15,7 @@ Axis names are unique within a kernel: `AxisNames()` hands them out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -126,8 +126,8 @@ class Access:
 class Contraction(Accessing):
     """`acc[par] = sum over red of x[...] * w[...]` (one fused multiply-add each, in the order of `red`, from 0), then
     `stores`, whose expressions read `temp("acc")`. `w` is the operand read as vectors along the `lanes` axis of `par`
-    (output channels); `x` is the one whose elements are broadcast, 0 outside its logical shape.
-    `kind`: conv2d, conv2d_dx, conv2d_dw or matmul."""
+    (output channels, or the places of an image's row); `x` is the one whose elements are broadcast. Both are 0 outside
+    their logical shape. `kind`: conv2d, conv2d_dx, conv2d_dw or matmul."""
 
     name: str
     kind: str
@@ -140,16 +140,24 @@ class Contraction(Accessing):
     scope: str = ""
 
     def to_loops(self, buffers: Mapping[str, Buffer]) -> Loops:
-        """The same as loops. Reads of `x` outside its logical shape (padding) become guards that give 0."""
+        """The same as loops. Reads outside of a logical shape (padding) become guards that give 0."""
         sizes = extents(self)
-        bounds = []
-        for index, size in zip(self.x.indices, buffers[self.x.buffer].shape, strict=True):
-            lo, hi = index.range(sizes)
-            if lo < 0 or hi >= size:
-                bounds.append((index, 0, size))
-        product = guard(self.x.as_load(), const(0.0), tuple(bounds)) * self.w.as_load()
-        acc = Stage(self.red, (Reduce("acc", "sum", product),))
+
+        def padded(access: Access) -> E:
+            bounds = []
+            for index, size in zip(access.indices, buffers[access.buffer].shape, strict=True):
+                lo, hi = index.range(sizes)
+                if lo < 0 or hi >= size:
+                    bounds.append((index, 0, size))
+            return guard(access.as_load(), const(0.0), tuple(bounds))
+
+        acc = Stage(self.red, (Reduce("acc", "sum", padded(self.x) * padded(self.w)),))
         return Loops(self.name, self.par, (acc, Stage((), self.stores)), scope=self.scope)
+
+    @property
+    def along_rows(self) -> bool:
+        """Whether this is a convolution whose lanes run along the rows of the image; the weights are then broadcast."""
+        return self.kind == "conv2d" and len(self.w.indices) == 4 and self.w.indices[3].coef(self.lanes) != 0
 
     @property
     def macs(self) -> int:
@@ -218,6 +226,12 @@ def stores(kernel: Kernel) -> list[Store]:
     if isinstance(kernel, Contraction):
         return list(kernel.stores)
     return [o for s in kernel.stages for o in s.outs if isinstance(o, Store)]
+
+
+def repeatable(outs: Sequence[Reduce | Store]) -> bool:
+    """Whether what the stores change is read by none of them, so that some may happen twice."""
+    stored = {o.buffer for o in outs if isinstance(o, Store)}
+    return not any(e.attr[0] in stored for e in loads(*stage_expressions(Stage((), tuple(outs)))))
 
 
 def accesses(kernel: Kernel) -> list[tuple[str, tuple[Aff | E, ...], bool]]:

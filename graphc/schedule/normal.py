@@ -30,6 +30,8 @@ from .splits import (
     sizes_after,
 )
 
+SHORT_ROW = 2 * BLOCK  # lanes: few enough for the registers of any target
+
 
 def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:
     """`Loops` over logical indices -> `FlatLoops`. ValueError where an access leaves its buffer."""
@@ -64,7 +66,7 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
         return kernel
     block = next(
         (buffers[a.buffer].layout.block for a in (kernel.w, *kernel.stores) if runs_along_lanes(a, kernel, buffers)),
-        BLOCK,
+        row_block(kernel),
     )
     splits = find_splits(accesses(kernel), buffers, extents(kernel), {kernel.lanes: block})
     flat = _Flattener(kernel.name, buffers, splits, sizes_after(extents(kernel), splits))
@@ -104,6 +106,12 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
         tuple(splits.values()),
         clipped,
     )
+
+
+def row_block(kernel: Contraction) -> int:
+    """Lanes in a block where no layout says it: a whole row of an image if it is short, so that several go together."""
+    row = -(-extents(kernel)[kernel.lanes] // BLOCK) * BLOCK
+    return row if kernel.along_rows and row <= SHORT_ROW else BLOCK
 
 
 class _Flattener:

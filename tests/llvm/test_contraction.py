@@ -66,6 +66,28 @@ def conv2d(
     ), {b.name: b for b in buffers}  # fmt: skip
 
 
+def conv2d_rows(n, c, o, h, w, k, spare=0, groups=1, epilogue=ACC):
+    """A convolution of plain images whose lanes are the places of a row, with broadcast weights."""
+    p = k // 2
+    layout = replace(PLAIN.with_halo({2: (p, p), 3: (p, p)}), spare=((3, spare),) if spare else ())
+    buffers = [
+        Buffer("x", (n, c, h, w), "f32", layout),
+        Buffer("w", (o, c // groups, k, k), "f32", Layout.blocked(4, 16, (0,)) if o > 16 else PLAIN, "weight"),
+        Buffer("y", (n, o, h, w), "f32", PLAIN),
+        Buffer("bias", (o,), "f32", VECTOR, "weight"),
+        Buffer("skip", (n, o, h, w), "f32", PLAIN),
+    ]
+    par = [("n", n), ("g", groups), ("o", o // groups), ("oh", h), ("ow", w)]
+    one = {a: Aff() for a, e in par if e == 1}
+    channel, feature = (G * (m // groups) + i for m, i in ((c, C), (o, O)))
+    at = [tuple(i.substitute(one) for i in indices) for indices in (
+        (N, channel, H + KH - p, W + KW - p), (feature, C, KH, KW), (N, feature, H, W))]  # fmt: skip
+    return Contraction(
+        "rows", "conv2d", tuple(a for a in par if a[1] > 1), (("c", c // groups), ("kh", k), ("kw", k)),
+        Access("w", at[1]), Access("x", at[0]), (Store("y", at[2], epilogue),), "ow",
+    ), {b.name: b for b in buffers}  # fmt: skip
+
+
 def conv2d_dw(n, c, o, h, w, k, stride=1, padding=None, plain=False, packed=True):
     p = k // 2 if padding is None else padding
     oh, ow = size(h, k, stride, p), size(w, k, stride, p)
@@ -138,6 +160,12 @@ CASES = {
     "conv all plain": conv2d(3, 3, 7, 8, 8, 3, plain=True, out=PLAIN),
     "conv first layer": conv2d(1, 3, 24, 31, 33, 7, stride=2, plain=True, epilogue=BIAS_RELU, halo=1),
     "conv padding lanes made zero": conv2d(1, 16, 21, 5, 5, 3, epilogue=ACC + 1.0, halo=1),
+    "rows to one channel": conv2d_rows(1, 20, 1, 13, 13, 3, spare=1),
+    "rows to three channels": conv2d_rows(2, 20, 3, 6, 21, 3, epilogue=RESIDUAL),
+    "rows of few places": conv2d_rows(1, 9, 2, 4, 5, 3, epilogue=BIAS_RELU),
+    "rows in blocks": conv2d_rows(1, 5, 1, 4, 37, 5),
+    "rows of one image alone": conv2d_rows(1, 5, 20, 1, 40, 1, epilogue=BIAS_RELU),
+    "rows grouped": conv2d_rows(2, 9, 6, 5, 16, 3, groups=3, epilogue=BIAS_RELU),
     "dw": conv2d_dw(3, 32, 16, 14, 14, 3),
     "dw odd channels": conv2d_dw(2, 20, 37, 9, 9, 5),
     "dw few channels": conv2d_dw(2, 5, 17, 9, 8, 3),
@@ -257,7 +285,8 @@ def test_values(name):
 @pytest.mark.parametrize("name", [
     "conv 64", "conv odd channels", "conv 20 to 50", "conv grouped", "conv plain output", "conv first layer",
     "dw odd channels", "dw long sum", "dx stride 2", "matmul", "matmul one row", "matmul 8 rows", "matmul unpacked",
-    "matmul copied",
+    "matmul copied", "rows to one channel", "rows to three channels", "rows of few places", "rows in blocks",
+    "rows grouped",
 ])  # fmt: skip
 def test_same_bits_for_any_units_and_any_vectors(name):
     kernel, buffers = CASES[name]
@@ -285,6 +314,8 @@ SCANNED = {
     "matmul copied": matmul(128, 603, 131, packed=False),
     "matmul 1": matmul(1, 1000, 512),
     "matmul 3": matmul(3, 1000, 512),
+    "rows to one channel": conv2d_rows(1, 64, 1, 13, 13, 3, spare=1),
+    "rows to three channels": conv2d_rows(1, 64, 3, 56, 56, 3),
 }
 
 
@@ -315,6 +346,13 @@ def test_neon_code_has_no_spill_in_its_loops():
     loops = list(innermost_loops(text))
     assert sorted(sum("fmla" in x for x in body) for body in loops) == [5 * 4, 6 * 4]
     assert not [x for body in loops for x in body if "[sp" in x]
+
+
+def test_vectors_of_a_row_overlap_unless_something_stored_is_read():
+    for epilogue, overlaps in ((RESIDUAL, True), (ACC + load("y", (N, O, H, W)), False)):
+        kernel, buffers = conv2d_rows(2, 8, 3, 5, 13, 3, epilogue=epilogue)
+        form = analyse(flatten_contraction(kernel, buffers), buffers)
+        assert (form.partner, form.rows, form.overlaps) == ("oh", True, overlaps)
 
 
 def planned(case, machine=None):

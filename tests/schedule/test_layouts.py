@@ -94,6 +94,46 @@ def test_halo_kernels_write_every_halo_element_and_nothing_else():
     np.testing.assert_array_equal(array.reshape(b.pshape), expected)
 
 
+def test_copy_of_short_rows_stores_their_halo():
+    schedule = make_schedule(inference(nn.Conv2d(3, 16, 3, padding=1), (2, 3, 5, 30)))
+    copy, _ = schedule.kernels
+    b = schedule.buffers["input.x"]
+    assert str(b.layout) == "NCHW halo(H:1,1,W:1,1)"
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 30)).astype(np.float32)
+    arrays = {"input": x.reshape(-1), "input.x": np.full(b.elements, np.nan, np.float32)}
+    run_kernel(flatten(copy, schedule.buffers), schedule.buffers, arrays)
+    np.testing.assert_array_equal(arrays["input.x"].reshape(b.pshape), b.pack(x))
+    longer = make_schedule(inference(nn.Conv2d(3, 16, 3, padding=1), (2, 3, 5, 31)))
+    assert [k.name for k in longer.kernels] == ["input.x.halo", "conv2d.pack", "conv2d"]
+
+
+@pytest.mark.parametrize(("layer", "size", "lanes"), [
+    (nn.Conv2d(64, 1, 3, padding=1), 13, "w"),  # one output channel, and the window wants a copy anyway
+    (nn.Conv2d(64, 3, 1), 13, "w"),  # read as the caller's array lies
+    (nn.Conv2d(64, 8, 3, padding=1), 13, "o"),  # enough channels
+    (nn.Conv2d(64, 3, 3, padding=1), 7, "o"),  # rows too short
+    (nn.Conv2d(64, 3, 3, stride=2, padding=1), 32, "o"),  # neighbours along a row are no neighbours in the image
+    (nn.Conv2d(1, 64, 3, padding=1), 13, "w"),  # nine multiply-adds, and a result to be stored plain
+    (nn.Conv2d(3, 64, 3, padding=1), 13, "o"),
+    (nn.Conv2d(9, 9, 3, padding=1, groups=3), 13, "w"),
+    (nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 3, 1)), 13, "o"),  # in the blocks that the first one leaves
+    (nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 3, 3)), 13, "w"),
+])  # fmt: skip
+def test_lanes_run_along_rows_where_output_channels_are_few(layer, size, lanes):
+    first = next(m for m in (layer, *layer.modules()) if isinstance(m, nn.Conv2d))
+    schedule = make_schedule(inference(layer, (1, first.in_channels, size, size)))
+    *_, kernel = (k for k in schedule.kernels if isinstance(k, Contraction))
+    assert kernel.lanes == lanes
+    if lanes == "w":
+        assert schedule.buffers[kernel.w.buffer].layout.order == Layout.plain(4).order
+
+
+def test_one_output_channel_over_blocks_is_a_sum():
+    model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 1, 1))
+    schedule = make_schedule(inference(model, (1, 16, 13, 13)))
+    assert [type(k) for k in schedule.kernels][-1] is Loops
+
+
 def test_results_that_the_caller_holds_are_plain():
     schedule = make_schedule(inference(nn.Conv2d(16, 20, 3), (1, 16, 8, 8)))
     assert layouts(schedule)[schedule.outputs[0]] == "NCHW"

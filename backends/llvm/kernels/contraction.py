@@ -60,7 +60,7 @@ class _Emitter:
 
     def __init__(self, work: Work):
         self.work, self.b, self.form, self.plan, self.vl = work, work.b, work.form, work.plan, work.target.vl
-        self.per_block = work.form.block // self.vl
+        _, self.per_block = work.form.lane_vectors(self.vl)
 
     def unit(self, unit: ir.Value) -> None:
         """One unit: a chunk of the points for one group of lanes."""
@@ -99,15 +99,11 @@ class _Emitter:
         """A chunk of the points for lane group `number`, in pieces of the sum where the plan says so."""
         b, form, main, tile = self.b, self.form, self.plan.groups[0], group.tile
         extents, wide = dict(form.extents), main.tile.vectors // self.per_block
-        if group is main and main.count > 1:
-            first, valid = mul(b, number, wide), [self.vl] * tile.vectors
+        several = group is main and main.count > 1
+        first = mul(b, number, wide) if several else 0 if group is main else main.count * wide
+        if several:
             extents[form.partner] = main.count * wide
-        else:
-            first = 0 if group is main else main.count * wide
-            exist = form.channels - first * form.block
-            vectors = tiles_along(tile.vectors, self.per_block) * self.per_block
-            valid = [max(0, min(self.vl, exist - k * self.vl)) for k in range(vectors)]
-        vectors = [Vector(k // self.per_block, k % self.per_block * self.vl, n) for k, n in enumerate(valid)]
+        vectors = self.vectors(tile, None if several else first)
         lanes = LaneGroup(self.work, env, first, vectors, group.unroll, extents)
         if form.pad:
             with emit.if_(b, self.is_first(chunk)):
@@ -120,6 +116,22 @@ class _Emitter:
                 lanes.finish(points, lanes.sum(points, lanes.zeros(points), 0, {}, {}))
         else:
             self.in_pieces(lanes, tile, lo, hi)
+
+    def vectors(self, tile: Tile, first: int | None) -> list[Vector]:
+        """The vectors of a group whose first block is `first`; None for one that has whole blocks only."""
+        form, vl, per_block = self.form, self.vl, self.per_block
+        if form.rows:
+            last = form.channels - vl if form.overlaps and form.channels > vl else form.channels
+            lanes = [min(k * vl, last) for k in range(per_block)]
+            return [
+                Vector(row, lane, min(vl, form.channels - lane))
+                for row in range(tile.vectors // per_block)
+                for lane in lanes
+            ]
+        count, exist = tile.vectors, tile.vectors * vl
+        if first is not None:
+            count, exist = tiles_along(count, per_block) * per_block, form.channels - first * form.block
+        return [Vector(k // per_block, k % per_block * vl, max(0, min(vl, exist - k * vl))) for k in range(count)]
 
     def in_pieces(self, lanes: LaneGroup, tile: Tile, lo: Number, hi: Number) -> None:
         """All tiles for one piece of the sum after the other. The accumulators rest in the output meanwhile."""

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from graphc.schedule.expr import Aff, substitute_axes, walk
 from graphc.schedule.flat import ClippedStore, FlatContraction, Split
-from graphc.schedule.kernels import ACC, Access, Axis, Store
+from graphc.schedule.kernels import ACC, Access, Axis, Store, repeatable
 from graphc.schedule.layout import Buffer
 
 LINE = 16  # floats in one line of a cache
@@ -24,6 +24,8 @@ LINE = 16  # floats in one line of a cache
 @dataclass(frozen=True)
 class Form:
     """`partner` is the axis of lane blocks (None: there is one block of `block` lanes); `channels` lanes exist in all.
+    With `rows`, `partner` is another axis that w alone knows, and each of its values has `channels` lanes: such as the
+    rows of an image, all of whose places are lanes.
 
     `batch` axes are the steps of a block, and those that both operands know, `points` those that w does not know,
     widest stride in x first. A point axis that was split and whose last block is incomplete appears under its own name
@@ -39,6 +41,7 @@ class Form:
     stores: tuple[Store, ...]
     lanes: str
     partner: str | None
+    rows: bool
     block: int
     channels: int
     batch: tuple[Axis, ...]
@@ -62,6 +65,8 @@ class Form:
     def w_rows(self) -> tuple[int, int, int] | None:
         """How w lies in one block of lanes, in the order of the sum: (floats in a row without gap, number of such rows,
         from one to the next). None where it is not so simple."""
+        if self.rows:
+            return None
         run, rest = self.block, list(self.red)
         while rest and self.w.coef(rest[-1][0]) == run:
             run *= rest.pop()[1]
@@ -82,6 +87,18 @@ class Form:
         if not self.points or self.x_stride(self.points[-1][0]) != total:
             return 0
         return total if all(abs(self.x.coef(a)) >= self.points[-1][1] * total for a, _ in outside) else 0
+
+    def lane_vectors(self, vl: int) -> tuple[int, int]:
+        """Vectors of `vl` lanes: in all, and in each block."""
+        if self.rows:
+            each = -(-self.channels // vl)
+            return self.extents[self.partner] * each, each
+        return -(-self.channels // vl), self.block // vl
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the last vector of a row may begin early, so that it ends with the row, and do some places again."""
+        return self.rows and repeatable(self.stores)
 
     @property
     def lanes_clipped(self) -> bool:
@@ -143,6 +160,9 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int =
     partner = split.outer if split.outer in dict(par) else None
     if x.coef(kernel.lanes) or (partner and x.coef(partner)):
         raise ValueError(f"contraction {kernel.name}: %{kernel.x.buffer} depends on the lanes")
+    known = [(e, a) for a, e in par if w.coef(a) and not x.coef(a) and a not in fixed]
+    rows = partner is None and bool(known)
+    partner = max(known)[1] if rows else partner
     batch = tuple((a, e) for a, e in par if a != partner and (w.coef(a) or a in fixed))
     free = fixed | {a for a, _ in batch} | {partner}
     points, whole, pad = _points(kernel, [(a, e) for a, e in par if a not in free])
@@ -160,6 +180,7 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int =
         kernel.stores,
         kernel.lanes,
         partner,
+        rows,
         split.block,
         split.extent,
         batch,

@@ -17,7 +17,7 @@ from llvmlite import ir
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.canonical import coefficient, tile_leaves
 from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, loads, rewrite, walk
-from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, writes
+from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, repeatable, writes
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, normalise
 
@@ -77,6 +77,9 @@ class _Emitter:
         self.copies = self._copies()
         if window := self._window(target):
             self.vectors, self.copies = 1, window
+        # in a chunk of its own a repeated element would belong to another unit
+        outs = [o for s in nest.kernel.stages for o in s.outs]
+        self.again = nest.vector is not None and not self._chunked(nest.vector) and repeatable(outs)
         own = {s.name: s for s in nest.kernel.scratch}
         self.stages = Stages(b, nest, {**buffers, **own}, pointers, target)
         self.scratch: list[dict[str, ir.Value]] = []  # of each point that is computed side by side
@@ -296,12 +299,14 @@ class _Emitter:
         self.blocks(self.vector, first, stop, step, lambda at, count: self.block(envs, spans, at, count))
 
     def block(self, envs: list[dict], spans: Spans, at: Number, count: int) -> None:
-        """`count` elements of the lanes axis from `at` on."""
+        """`count` elements of the lanes axis from `at` on. Where the last ones fill no vector, elements before them are
+        computed again with them, if nobody notices: masked stores take longer."""
         points, lanes = [], []
         for k in range(-(-count // self.vl)):
             left = count - k * self.vl
-            mask = prefix_mask(self.b, self.vl, left) if left < self.vl else None
-            base = add(self.b, at, k * self.vl)
+            again = left < self.vl <= self.sizes[self.vector] and self.again
+            mask = prefix_mask(self.b, self.vl, left) if left < self.vl and not again else None
+            base = add(self.b, at, count - self.vl if again else k * self.vl)
             points += [{**env, self.vector: base, BASE: base} for env in envs]
             lanes += [Lanes(self.vector, self.vl, mask)] * len(envs)
         self.points(points, spans, lanes)

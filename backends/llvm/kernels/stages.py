@@ -18,7 +18,7 @@ from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.expr import Aff, E, guard, is_arithmetic, loads, substitute_axes, walk
 from graphc.schedule.expr import const as constant
 from graphc.schedule.flat import ClippedStore
-from graphc.schedule.kernels import Reduce, Stage, Store
+from graphc.schedule.kernels import Reduce, Stage, Store, repeatable
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import Nest
 
@@ -186,12 +186,14 @@ class _Stage:
         return self.row_block(env, spans, state, number, whole, extent - whole) if whole < extent else state
 
     def row_block(self, env: Mapping, spans: Spans, state: list, number: int, at: Number, count: int) -> list:
-        """`count` elements of the row from `at` on."""
-        cells = []
+        """`count` elements of the row from `at` on. Where the last ones fill no vector, elements before them are stored
+        again with them, if nobody notices: masked stores take longer."""
+        extent, cells = dict(self.stage.axes)[self.row], []
+        again = extent >= self.vl and not self.reduces and repeatable(self.stage.outs)
         for k in range(-(-count // self.vl)):
             rest = count - k * self.vl
-            mask = prefix_mask(self.b, self.vl, rest) if rest < self.vl else None
-            here = {**env, self.row: add(self.b, at, k * self.vl)}
+            mask = prefix_mask(self.b, self.vl, rest) if rest < self.vl and not again else None
+            here = {**env, self.row: add(self.b, at, count - self.vl if rest < self.vl and again else k * self.vl)}
             slot = number * self.vectors + k
             cells += [_Cell(p, slot, here, Lanes(self.row, self.vl, mask)) for p in range(len(self.points))]
         return self.cells(cells, spans, state)

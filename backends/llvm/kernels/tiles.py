@@ -184,8 +184,8 @@ class Group:
 def groups_of(form: Form, target: Target) -> tuple[Group, ...]:
     """How the lanes are cut. Main groups are whole blocks of lanes, so that their offsets are affine; where an
     incomplete last vector must be masked, its group has code of its own."""
-    vectors, per_block = -(-form.channels // target.vl), form.block // target.vl
-    apart = form.lanes_clipped and form.channels % target.vl != 0
+    vectors, per_block = form.lane_vectors(target.vl)
+    apart = form.lanes_clipped and form.channels % target.vl != 0 and not form.rows
     best: dict[int, tuple[float, Tile]] = {}
 
     def tile(n: int) -> tuple[float, Tile]:
@@ -195,13 +195,14 @@ def groups_of(form: Form, target: Target) -> tuple[Group, ...]:
             best[n] = cost, found
         return best[n]
 
-    plans = []
-    for size in range(1, min(MAX_VECTORS, vectors) + 1):
+    plans, most = [], max(n for n in range(1, target.vector_registers) if fits(1, n, target))
+    most = most if form.rows else MAX_VECTORS
+    for size in range(1, min(most, vectors) + 1):
         if size % per_block and size != vectors:
             continue
         for last in (vectors % size, vectors % size + size):
             main = (vectors - last) // size
-            if last > MAX_VECTORS or last > vectors or (apart and not last):
+            if last > most or last > vectors or (apart and not last):
                 continue
             parts = [(n, *tile(k)) for n, k in ((main, size), (1, last)) if n and k]
             cost = sum(n * c for n, c, _ in parts) * (SECOND_KIND if len(parts) > 1 else 1)

@@ -13,12 +13,13 @@ from graphc.schedule.kernels import Schedule
 from .activations import activation_layouts
 from .copies import copy_borders, repack
 from .halos import fill_halos, widen_halos
+from .rows import along_rows
 from .weights import oriented, weight_layouts
 
 
 def assign_layouts(schedule: Schedule) -> Schedule:
     """`plain buffers -> blocked, packed and haloed ones`."""
-    schedule = copy_borders(schedule)
+    schedule = copy_borders(along_rows(schedule))
     layouts = activation_layouts(schedule)
     packed = weight_layouts(schedule, layouts)
     buffers = {n: replace(b, layout=packed.get(n) or layouts.get(n) or b.layout) for n, b in schedule.buffers.items()}

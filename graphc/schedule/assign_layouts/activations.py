@@ -93,8 +93,8 @@ def same_channels(kernel: Kernel, names: set[str], channels: Mapping[int, int]) 
 
 def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[str]:
     """Tensors that the caller holds, that have one channel or two names, or that some kernel does not access in whole
-    blocks of their channels; batches of matrices that have more than products and elementwise work done to them; wide
-    matrices that are read along their rows."""
+    blocks of their channels; what convolutions with lanes along rows touch; batches of matrices that have more than
+    products and elementwise work done to them; wide matrices that are read along their rows."""
     channels, block = schedule.traits.channels, schedule.traits.block
     for name, b in tensors.items():
         if b.place != "arena" or name in schedule.aliased or b.shape[channels[len(b.shape)]] == 1:
@@ -103,6 +103,8 @@ def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[st
         sizes = extents(kernel)
         yield from (n for n in whole_rows(kernel) if n in tensors and len(tensors[n].shape) == 3)
         yield from (n for n in wide_rows(kernel, schedule.buffers) if n in tensors)
+        if isinstance(kernel, Contraction) and kernel.along_rows:
+            yield from (n for n, *_ in accesses(kernel) if n in tensors)
         for name, indices, is_store in accesses(kernel):
             if name in tensors:
                 d = channels[len(indices)]
@@ -133,7 +135,7 @@ def wishes(kernel: Kernel, schedule: Schedule) -> list[tuple[str, float]]:
     """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A dimension that only
     counts the products of a batch, such as the heads of attention, is no channel to be blocked; and one matrix under
     three dimensions is read faster along its rows."""
-    if not isinstance(kernel, Contraction):
+    if not isinstance(kernel, Contraction) or kernel.along_rows:
         return []
     x, w, buffers, innermost = kernel.x, kernel.w, schedule.buffers, schedule.traits.channels
     first_layer = len(x.indices) == 4 and buffers[x.buffer].shape[1] < FIRST_LAYER

@@ -97,10 +97,10 @@ def copy_borders(schedule: Schedule) -> Schedule:
     only the copy can have a halo."""
     copies = Copies(schedule)
     for kernel in schedule.kernels:
-        if isinstance(kernel, Contraction):
-            b = schedule.buffers[kernel.x.buffer]
-            if (b.place != "arena" or b.name in schedule.aliased) and margins(kernel, b):
-                kernel = copies.operand(kernel, "x", b.layout)
+        for which in ("x", "w") if isinstance(kernel, Contraction) else ():
+            b = schedule.buffers[getattr(kernel, which).buffer]
+            if (b.place != "arena" or b.name in schedule.aliased) and margins(kernel, which, b):
+                kernel = copies.operand(kernel, which, b.layout)
         copies.append(kernel)
     return copies.result()
 

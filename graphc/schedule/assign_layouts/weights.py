@@ -21,9 +21,10 @@ def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dic
     block = schedule.traits.block
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
-            b = schedule.buffers[kernel.w.buffer]
+            operand, pack = (kernel.x, broadcast) if kernel.along_rows else (kernel.w, packing)
+            b = schedule.buffers[operand.buffer]
             stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
-            if stored and b.name not in layouts and (layout := packing(kernel, b.shape, block)):
+            if stored and b.name not in layouts and (layout := pack(kernel, b.shape, block)):
                 layouts[b.name] = layout
     channels = Layout.blocked(4, block, (0,)) if block > 1 else channels_last(4, 0, 1)
     layouts |= {n: channels for n in by_channel(schedule, activations) if n not in layouts}
@@ -59,6 +60,13 @@ def packing(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout |
 def channels_last(rank: int, o: int, c: int) -> Layout:
     """Spatial dimensions, dimension c, dimension o."""
     return Layout(tuple((d, "whole") for d in (*range(2, rank), c, o)))
+
+
+def broadcast(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout | None:
+    """The layout of weights that are broadcast: whole blocks of output channels, as the bias has them. None where such
+    blocks would be mostly padding."""
+    whole = shape[0] >= block and blockable(kernel.x.indices[0], extents(kernel), block)
+    return Layout.blocked(4, block, (0,)) if whole else None
 
 
 def by_channel(schedule: Schedule, activations: Mapping[str, Layout]) -> list[str]:
