@@ -80,9 +80,8 @@ def widen_halos(schedule: Schedule) -> Schedule:
 
 
 def even_rows(b: Buffer) -> Buffer:
-    """An image that is read along its rows, with rows of whole lines where that takes little more room: a vector of
-    short rows then crosses no end of a line, whatever the column it begins at. 64 to 1 channels, 3x3 on 13x13, take
-    CONV us instead of 4.1."""
+    """An image that is read along its rows, with rows of whole lines where that at most doubles its room: vectors of
+    short rows then cross few ends of lines. 64 to 1 channels, 3x3 on 13x13, take 2.95 us instead of 3.9."""
     row = b.pshape[-1]
     spare = -row % BLOCK
     if b.place != "arena" or spare > row:
