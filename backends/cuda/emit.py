@@ -13,11 +13,14 @@ from graphc.schedule.layout import Buffer
 
 SCALAR = {"f32": "float", "i32": "int", "u8": "unsigned char", "i1": "bool"}  # an element as a value
 MEMORY = {"f32": "float", "i32": "int", "u8": "unsigned char", "i1": "unsigned char"}  # and in memory
-RESERVED = ("auto", "bool", "break", "case", "char", "class", "const", "continue", "default", "delete", "do", "double",
-            "else", "enum", "extern", "false", "float", "for", "friend", "goto", "if", "inline", "int", "long", "new",
-            "operator", "private", "public", "return", "short", "signed", "sizeof", "static", "struct", "switch",
-            "template", "this", "throw", "true", "try", "typedef", "union", "unsigned", "using", "virtual", "void",
-            "volatile", "while", "and", "or", "xor", "not")  # fmt: skip  # words of C++, which names must not be
+# Words of C++ and macros of the prelude, which names must not be.
+RESERVED = (
+    "auto", "bool", "break", "case", "char", "class", "const", "continue", "default", "delete", "do", "double",
+    "else", "enum", "extern", "false", "float", "for", "friend", "goto", "if", "inline", "int", "long", "new",
+    "operator", "private", "public", "return", "short", "signed", "sizeof", "static", "struct", "switch", "template",
+    "this", "throw", "true", "try", "typedef", "union", "unsigned", "using", "virtual", "void", "volatile", "while",
+    "and", "or", "xor", "not", "KERNEL", "SHARED", "SHARED_DYN", "FULL", "INLINE", "INFINITY", "NAN", "HERE", "MATH",
+)  # fmt: skip
 LIMIT = 1 << 31  # elements of a buffer and points of a kernel: indices are ints
 
 
@@ -100,7 +103,7 @@ def positions(index: str, axes: Sequence[Axis], width: int = 1) -> dict[str, str
         count = -(-extent // width) if last else extent
         text = index if inner == 1 else f"{index} / {inner}u"
         text = text if k == 0 else f"{text} % {count}u"
-        text = "0" if count == 1 else f"(int){text}" if text == index else f"(int)({text})"
+        text = "0" if k and count == 1 else f"(int){text}" if text == index else f"(int)({text})"
         out[axis] = f"{text} * {width}" if last and width > 1 else text
         inner *= count
     return dict(reversed(out.items()))

@@ -90,9 +90,9 @@ def literal(value: float | int, dtype: str) -> str:
     if dtype != "f32":
         return LEAST_INT if value == -(2**31) else str(value) if value >= 0 else f"({value})"
     if value != value:
-        return "(0.0f / 0.0f)"
+        return "NAN"
     if value in (float("inf"), float("-inf")):
-        return "(1.0f / 0.0f)" if value > 0 else "(-1.0f / 0.0f)"
+        return "INFINITY" if value > 0 else "(-INFINITY)"
     digits = f"{value:.9g}"
     digits = digits if "." in digits or "e" in digits else f"{digits}.0"
     return f"({digits}f)" if digits[0] == "-" else f"{digits}f"

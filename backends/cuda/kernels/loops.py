@@ -188,7 +188,7 @@ class _StageEmitter:
     """One stage. `points` is how many neighbouring points of the parallel axes the thread computes."""
 
     def __init__(self, emitter: _Emitter, number: int, points: int):
-        self.emitter, self.write, self.points = emitter, emitter.write, points
+        self.emitter, self.write, self.number, self.points = emitter, emitter.write, number, points
         self.mapping, self.axes = emitter.mapping, emitter.axes
         self.stage: Stage = emitter.kernel.stages[number]
         self.row = emitter.mapping.rows[number]
@@ -301,7 +301,8 @@ class _StageEmitter:
             return
         if self.row > 1:
             self.states = [[reductions.halve(self.write, o, s)] for o, s in zip(self.reduces, self.states, strict=True)]
-        if self.emitter.team.combine(self.write, self.reduces, self.states):
+        later = self.emitter.kernel.stages[self.number + 1 :]
+        if self.emitter.team.combine(self.write, self.reduces, self.states, any(s.axes for s in later)):
             self.emitter.waited()
         for out, states in zip(self.reduces, self.states, strict=True):
             self.emitter.temps[out.name] = tuple(s[0] for s in states)

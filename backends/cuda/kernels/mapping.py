@@ -20,10 +20,12 @@ from graphc.schedule.layout import ITEMSIZE, Buffer
 from ..values import WIDTH
 
 WARP = 32
-BUSY = 1 << 15  # threads that keep a device busy; with fewer, the work of one is cut smaller
+BUSY = 1 << 16  # threads that keep a device busy; with fewer, the work of one is cut smaller
 LEAST_ROW = 8  # a shorter row is one thread's
 MOST_WORKERS = 1024
 COLUMN_THREADS = 512
+FEW_THREADS = 128  # fewer in a block, and a multiprocessor runs out of blocks before it is full
+MANY_LOADS = 20  # of one point: enough to have under way without vectors, and vectors of more do not fit in registers
 SHARED_BYTES = 48 << 10  # of scratch rows in a block, where fewer points can help it
 
 
@@ -62,8 +64,8 @@ def choose(kernel: FlatLoops, buffers: Table[str, Buffer]) -> Mapping:
     longest = max(iterations(s) for s in kernel.stages)
     if sum(score for score, _ in found) > column and longest >= LEAST_ROW:
         return _along_rows(kernel, tuple(a for _, a in found))
-    last = axis if column else kernel.par[-1][0] if kernel.par else ""
-    kernel = replace(kernel, par=tuple(sorted(kernel.par, key=lambda x: x[0] == last)))
+    if column and longest > 1:  # else in the order of the stores
+        kernel = replace(kernel, par=tuple(sorted(kernel.par, key=lambda x: x[0] == axis)))
     return _along_columns(kernel, longest)
 
 
@@ -102,8 +104,8 @@ def _along_rows(kernel: FlatLoops, rows: tuple[str, ...]) -> Mapping:
     each = 1 if total * steps < 4 * BUSY else 4 if total * steps < 32 * BUSY else 8
     workers = min(MOST_WORKERS, power(-(-steps // each)))
     workers = WARP if workers == 2 * WARP else workers  # twice the work each, but no barrier of the block
-    threads = max(workers, 4 * WARP if total * workers >= BUSY else 2 * WARP)
-    return _fitting(Mapping(kernel, 1, widths, threads // workers, workers, True))
+    points = max(-(-WARP // workers), min(FEW_THREADS // workers, power(total)))
+    return _fitting(Mapping(kernel, 1, widths, points, workers, True))
 
 
 def _row_last(stage: Stage, axis: str) -> Stage:
@@ -126,7 +128,7 @@ def _along_columns(kernel: FlatLoops, longest: int) -> Mapping:
     if workers == 1 and not kernel.scratch:
         points = 256 if groups >= 2 * BUSY else 128 if groups >= BUSY // 4 else 64
         return Mapping(kernel, width, ones, points, 1, False)
-    points = min(WARP // width, power(groups))
+    points = min(max(WARP // width, FEW_THREADS // workers), power(groups))
     workers = max(min(workers, COLUMN_THREADS // points), WARP // points)
     return _fitting(Mapping(kernel, width, ones, points, workers, False))
 
@@ -144,7 +146,8 @@ def _fitting(mapping: Mapping) -> Mapping:
 def _par_width(kernel: FlatLoops) -> bool:
     """Whether vectors along the last parallel axis are worth it: they then begin at multiples of their width."""
     (axis, extent), single = kernel.par[-1], len(kernel.par) == 1
-    return (extent % WIDTH == 0 or single) and _mostly_aligned(kernel.stages, axis)
+    most = max(len({e for e in stage_accesses(s)}) for s in kernel.stages)
+    return (extent % WIDTH == 0 or single) and most <= MANY_LOADS and _mostly_aligned(kernel.stages, axis)
 
 
 def _row_width(stage: Stage) -> int:

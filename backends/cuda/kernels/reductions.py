@@ -5,7 +5,7 @@ result: one for sum, max and min; for argmax the value and the number of the ite
 stage's axes. NaN is the greatest and the least value for max, min and argmax; the first iteration wins ties.
 
 Partial results meet in a fixed tree: the vector's lanes by halving, then the workers of a warp by shuffles, then the
-warps one after the other through shared memory. Afterwards every worker of the point holds the result.
+warps through shared memory: by shuffles again where a warp is one point's, one after the other where it is not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..primitives import TABLES, literal
 from .mapping import WARP, Mapping
 
 State = tuple[str, ...]
+Flat = Sequence[tuple[Reduce, State]]  # every state of a thread with what it is of
 _PRIMITIVE = {"sum": "add", "max": "max", "min": "min"}
 
 
@@ -84,7 +85,7 @@ def halve(write: Writer, out: Reduce, states: Sequence[State]) -> State:
 
 @dataclass(frozen=True)
 class Team:
-    """The workers of a point. `point`: the C name of the point's number within the block; `thread`: the thread's."""
+    """The workers of a point. `point`, `thread`: C names of the point's and the thread's number within the block."""
 
     mapping: Mapping
     point: str
@@ -100,24 +101,41 @@ class Team:
     @property
     def parts(self) -> int:
         """Warps that share a point."""
-        per_warp = min(self.mapping.workers, WARP) if self.mapping.across else WARP // self.mapping.points
-        return self.mapping.workers // per_warp
+        return self.mapping.workers // self.per_warp
 
-    def combine(self, write: Writer, outs: Sequence[Reduce], states: Sequence[Sequence[State]]) -> bool:
-        """The states of all workers as one, in each of them; `states`: of each reduction, of each of the thread's
-        points. Called by all threads of the block. Returns whether it has made all of them wait."""
+    @property
+    def per_warp(self) -> int:
+        """Workers of a point within a warp."""
+        return min(self.mapping.workers, WARP) if self.mapping.across else max(1, WARP // self.mapping.points)
+
+    def combine(self, write: Writer, outs: Sequence[Reduce], states: Sequence[Sequence[State]], all_: bool) -> bool:
+        """The states of all workers as one, in each of them (at least in worker 0, unless `all_` need it); `states`: of
+        each reduction, of each of the thread's points. Called by all threads of the block. Returns whether it has made
+        them wait for each other."""
         if self.mapping.workers == 1:
             return False
         flat = [(out, state) for out, each in zip(outs, states, strict=True) for state in each]
         most, least = self.masks
+        self._butterfly(write, flat, most, least)
+        if self.parts > 1:
+            arrays = self._leave(write, flat)
+            write("__syncthreads();")
+            if self.mapping.across:
+                self._gather(write, flat, arrays, f"[{self.thread} % {self.parts}]")
+                self._butterfly(write, flat, self.parts // 2, 1)
+            else:
+                with write.block("" if all_ else "if (worker == 0)"):
+                    self._gather(write, flat, arrays, "[0]")
+                    self._one_by_one(write, flat, arrays)
+        return self.parts > 1
+
+    def _butterfly(self, write: Writer, flat: Flat, most: int, least: int) -> None:
+        """Threads at distances `most`, most/2 ... `least` within a warp exchange and meet; most = 0 for none."""
         if most:
             write("#pragma unroll")
             with write.block(f"for (int mask = {most}; mask >= {least}; mask /= 2)"):
                 for out, state in flat:
                     self._exchange(write, out, state)
-        if self.parts > 1:
-            self._through_memory(write, flat)
-        return self.parts > 1
 
     def _exchange(self, write: Writer, out: Reduce, state: State) -> None:
         other = tuple(
@@ -126,30 +144,31 @@ class Team:
         )
         meet(write, out, state, other)
 
-    def _through_memory(self, write: Writer, flat: Sequence[tuple[Reduce, State]]) -> None:
-        points = self.mapping.points
-        kept: list[tuple[Reduce, State, State]] = []
+    def _leave(self, write: Writer, flat: Flat) -> list[State]:
+        """The state of each warp in shared memory; returns the names of the arrays."""
+        points, arrays = self.mapping.points, []
         for out, state in flat:
-            arrays = tuple(write.name(f"{name}_parts") for name in state)
-            for array, type_ in zip(arrays, self._types(out), strict=False):
+            arrays.append(tuple(write.name(f"{name}_parts") for name in state))
+            for array, type_ in zip(arrays[-1], self._types(out), strict=False):
                 write(f"SHARED({type_}, {array}, [{self.parts}][{points}]);")
-            kept.append((out, state, arrays))
-        if self.mapping.across:
-            first, part = f"{self.thread} % {WARP} == 0", f"{self.thread} / {WARP} % {self.parts}"
-        else:
-            first, part = f"{self.thread} % {WARP} < {points}", f"{self.thread} / {WARP}"
-        with write.block(f"if ({first})"):
-            for _, state, arrays in kept:
-                write(*(f"{a}[{part}][{self.point}] = {v};" for a, v in zip(arrays, state, strict=True)))
-        write("__syncthreads();")
-        for _, state, arrays in kept:
-            write(*(f"{v} = {a}[0][{self.point}];" for a, v in zip(arrays, state, strict=True)))
+        first = f"{self.thread} % {WARP} == 0" if self.mapping.across else f"{self.thread} % {WARP} < {points}"
+        part = "worker" if self.per_warp == 1 else f"worker / {self.per_warp}"
+        with write.block(f"if ({first})" if self.per_warp > 1 else ""):
+            for (_, state), names in zip(flat, arrays, strict=True):
+                write(*(f"{a}[{part}][{self.point}] = {v};" for a, v in zip(names, state, strict=True)))
+        return arrays
+
+    def _gather(self, write: Writer, flat: Flat, arrays: Sequence[State], part: str) -> None:
+        for (_, state), names in zip(flat, arrays, strict=True):
+            write(*(f"{v} = {a}{part}[{self.point}];" for a, v in zip(names, state, strict=True)))
+
+    def _one_by_one(self, write: Writer, flat: Flat, arrays: Sequence[State]) -> None:
         write("#pragma unroll")
         with write.block(f"for (int part = 1; part < {self.parts}; ++part)"):
-            for out, state, arrays in kept:
+            for (out, state), names in zip(flat, arrays, strict=True):
                 other = tuple(
                     write.let(type_, f"{a}[part][{self.point}]", "other")
-                    for a, type_ in zip(arrays, self._types(out), strict=False)
+                    for a, type_ in zip(names, self._types(out), strict=False)
                 )
                 meet(write, out, state, other)
 
