@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from string import Template
+from textwrap import dedent
 
 from graphc.schedule.expr import Aff
 from graphc.schedule.kernels import Axis
@@ -48,6 +50,10 @@ class Writer:
 
     def __call__(self, *lines: str) -> None:
         self.lines += ["  " * self.depth + line if line else "" for line in lines]
+
+    def fill(self, template: str, **holes: object) -> None:
+        """The template's lines, indented as it is in itself, with `$name` filled in."""
+        self(*Template(dedent(template).strip("\n")).substitute(holes).splitlines())
 
     @contextmanager
     def block(self, head: str = "", tail: str = "") -> Iterator[None]:

@@ -66,11 +66,11 @@ class FlatLoops(Loops):
 class FlatContraction(Contraction):
     """A `Contraction` whose every index tuple is `(offset,)`, always affine in `x`, `w` and the stores.
 
-    `lanes` names the inner axis of the split lanes axis; `split(lanes)` gives its partner and true extent. In the
-    lanes beyond that extent (`Split.valid`): `w` may be read and is zero, unless `w_clipped`, when those lanes must be
-    masked; stores say themselves what to do (`ClippedStore`, or a guard in the expression). Reduction axes run over
-    the valid part of a last block only. Parallel axes other than the lanes run over whole blocks: `x` and `w` are
-    readable there.
+    `lanes` names the lanes axis, or its inner part where that is split; `split(lanes)` gives the other part and the
+    true extent. In the lanes beyond that extent (`Split.valid`): `w` may be read and is zero, unless `w_clipped`, when
+    those lanes must be masked; stores say themselves what to do (`ClippedStore`, or a guard in the expression).
+    Reduction axes run over the valid part of a last block only. Parallel axes other than the lanes run over whole
+    blocks: `x` and `w` are readable there.
     """
 
     splits: tuple[Split, ...] = ()

@@ -55,12 +55,13 @@ def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:
     return FlatLoops(kernel.name, cut_axes(kernel.par, splits), tuple(flat_stages), own, kernel.scope)
 
 
-def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContraction:
+def flatten_contraction(kernel: Contraction, buffers: Buffers, whole_lanes: bool = False) -> FlatContraction:
     """`Contraction` over logical indices -> `FlatContraction`.
 
-    The lanes axis is always split, by the block of the operands or by `BLOCK`. The inner parts of split reduction axes
-    come last in `red`: the order of summation is channel block, window, channel in the block. ValueError where
-    an offset is not affine or an operand cannot be read over whole blocks; the caller then takes `to_loops()`.
+    The lanes axis is split by the block of the operands or by `BLOCK`, unless `whole_lanes`: then only what a blocked
+    dimension needs is split. The inner parts of split reduction axes come last in `red`: the order of summation is
+    channel block, window, channel in the block. ValueError where an offset is not affine or an operand cannot be read
+    over whole blocks; the caller then takes `to_loops()`.
     """
     if isinstance(kernel, FlatContraction):
         return kernel
@@ -68,10 +69,11 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
         (buffers[a.buffer].layout.block for a in (kernel.w, *kernel.stores) if runs_along_lanes(a, kernel, buffers)),
         row_block(kernel),
     )
-    splits = find_splits(accesses(kernel), buffers, extents(kernel), {kernel.lanes: block})
+    forced = {} if whole_lanes else {kernel.lanes: block}
+    splits = find_splits(accesses(kernel), buffers, extents(kernel), forced)
     flat = _Flattener(kernel.name, buffers, splits, sizes_after(extents(kernel), splits))
-    lanes, valid_red = splits[kernel.lanes], partial_bounds(kernel.red, splits)
-    cut = (lanes.bound,) if lanes.partial else ()
+    lanes, valid_red = splits.get(kernel.lanes), partial_bounds(kernel.red, splits)
+    cut = (lanes.bound,) if lanes and lanes.partial else ()
 
     def offset(access: Access, bounds: tuple[Bound, ...]) -> Access:
         indices = tuple(i.substitute(flat.axes) for i in access.indices)
@@ -101,7 +103,7 @@ def flatten_contraction(kernel: Contraction, buffers: Buffers) -> FlatContractio
         offset(kernel.x, ()),
         offset(kernel.w, cut),
         placed,
-        lanes.inner,
+        lanes.inner if lanes else kernel.lanes,
         kernel.scope,
         tuple(splits.values()),
         clipped,
