@@ -242,8 +242,8 @@ KERNEL(convolution, 64, 4)(const float *__restrict__ b0, const float *__restrict
   for (int n = 0; n < 3; n++)
     for (int r = 0; r < 2; r++) {
       int pixel = blockIdx.x * 32 + warp * 16 + g + r * 8, o = n * 8 + l * 2;
-      if (pixel < 50)
-        st2(b3 + pixel * 24 + o, make_float2(fmaxf(acc[0][n][r * 2] + b2[o], 0.0f), fmaxf(acc[0][n][r * 2 + 1] + b2[o + 1], 0.0f)));
+      float2 sum = make_float2(acc[0][n][r * 2] + b2[o], acc[0][n][r * 2 + 1] + b2[o + 1]);
+      if (pixel < 50) st2(b3 + pixel * 24 + o, make_float2(fmaxf(sum.x, 0.0f), fmaxf(sum.y, 0.0f)));
     }
 }
 """
