@@ -276,13 +276,19 @@ class Library:
             raise self._error(name, self._library.shim_fault().contents, names)
 
     def traffic(self) -> dict[int, list[Traffic]]:
-        """What the last launch that counted moved, by line of the text; a line may touch both kinds of memory."""
+        """What the last launch that counted moved, by line of the text: for a line up to four, of reads and of writes
+        of either memory. A compiler may have made several instructions of one, or one of several equal loads."""
         count = ctypes.c_uint64()
-        rows, found = self._library.shim_traffic(ctypes.byref(count)), {}
+        rows = self._library.shim_traffic(ctypes.byref(count))
+        sums: dict[tuple[int, bool, bool], np.ndarray] = {}
         for row in rows[: count.value]:
-            one = Traffic(row.requests, row.accesses, row.sectors, row.wavefronts, bool(row.shared), bool(row.write))
             line = row.id & ~(1 << 63) if row.id >> 63 else self._line(row.id)
-            found.setdefault(line, []).append(one)
+            moved = np.array([row.requests, row.accesses, row.sectors, row.wavefronts])
+            where = (line, bool(row.shared), bool(row.write))
+            sums[where] = sums.get(where, 0) + moved
+        found: dict[int, list[Traffic]] = {}
+        for (line, shared, write), moved in sums.items():
+            found.setdefault(line, []).append(Traffic(*moved.tolist(), shared, write))
         return found
 
     @cached_property
