@@ -9,15 +9,20 @@ from functools import cache
 import loop_samples as make
 import numpy as np
 import pytest
-from cuda.shim.build import Library, compile_kernels
+from cuda.shim.build import Library, compile_kernels, compilers
 from loop_samples import SAMPLES, Sample, beyond, names
 
+from graphc.backends.cuda import nvrtc
 from graphc.backends.cuda.emit import KernelCode
 from graphc.backends.cuda.kernels.loops import emit_loops
-from graphc.backends.cuda.target import AMPERE, HOPPER
+from graphc.backends.cuda.prelude import DEVICE
+from graphc.backends.cuda.target import AMPERE, HOPPER, TARGETS
 from graphc.schedule.kernels import Contraction
 from graphc.schedule.layout import Buffer
 
+pytestmark = pytest.mark.skipif(
+    not compilers(), reason="no C++ compiler for the shim: g++, clang++ or pip install ziglang"
+)
 # float32 sums of up to a few thousand terms of size about 1, in another order than NumPy's
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 ORDERS = ("backward", 1, 2)
@@ -80,6 +85,19 @@ def test_values_and_zeros_in_every_order(name):
         library.launch(code, again, order=order)
         for output in sample.expected:
             assert again[output].tobytes() == arrays[output].tobytes(), f"order {order} gives other bits"
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_nothing_is_spilled(arch):
+    try:
+        nvrtc.load()
+    except nvrtc.NvrtcMissing as missing:
+        pytest.skip(str(missing))
+    codes, _ = batch(0)
+    found = nvrtc.compile_module(DEVICE + "".join(c.text for c in codes.values()), arch).kernels
+    assert {n for n, r in found.items() if r.spill_stores or r.spill_loads or r.stack} == set()
+    assert len(found) == len(codes)
+    assert max(r.registers * c.threads for c in codes.values() if (r := found[c.name])) <= 65536
 
 
 def test_the_order_of_sums_is_the_same_on_every_device():

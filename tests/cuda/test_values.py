@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cuda.shim.build import compile_kernels
+from cuda.shim.build import compile_kernels, compilers
 
 from graphc.backends.cuda.emit import KernelCode, Writer, affine, parameters, positions
 from graphc.backends.cuda.values import Lanes, Values
@@ -20,6 +20,9 @@ from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Stage, Store
 from graphc.schedule.layout import NUMPY, Buffer
 
+pytestmark = pytest.mark.skipif(
+    not compilers(), reason="no C++ compiler for the shim: g++, clang++ or pip install ziglang"
+)
 ROWS, COLUMNS = 3, 20  # rows of whole vectors
 SIZE = ROWS * COLUMNS
 H, I = Aff.of("h"), Aff.of("i")

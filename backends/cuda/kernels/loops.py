@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as Table
+from contextlib import nullcontext
 from dataclasses import replace
 
 from graphc.schedule.canonical import canonical, coefficient, find_tile, stage_accesses
@@ -22,10 +23,11 @@ from ..emit import LIMIT, MEMORY, KernelCode, Writer, affine, parameters, positi
 from ..target import Target
 from ..values import WIDTH, Lanes, Parts, Values
 from . import reductions
-from .mapping import WARP, Mapping, choose, iterations
+from .mapping import KEPT, WARP, Mapping, choose, iterations
 from .reductions import State, Team
 from .transpose import LEAST_TILE, emit_tiles
 
+NAMES = ("thread", "place", "point", "worker", "local", "live", "mask", "part", "step", "rows")  # of every kernel
 UNROLLED = 32  # iterations of a stage that are written without a jump
 AHEAD = 4  # iterations of longer loops whose loads are under way together
 
@@ -65,17 +67,14 @@ class _Emitter:
         read, written = reads(self.kernel), writes(self.kernel)
         names = tuple(dict.fromkeys((*read, *written)))
         declared, self.pointers = parameters(names, written, self.buffers)
-        self.shared_names = {*(b.name for b in self.kernel.scratch), *(set(read) & set(written))}
-        resident = max(1, 1024 // mapping.threads)
-        shared = 0
-        with write.block(f"KERNEL({self.name}, {mapping.threads}, {resident})({declared})"):
+        self.changed = set(read) & set(written)
+        self.shared_names = {b.name for b in self.kernel.scratch} | self.changed
+        with write.block(f"KERNEL({self.name}, {mapping.threads}, {mapping.resident})({declared})"):
             self.places()
             shared = self.rows()
             if mapping.workers > 1:
-                self.live: Parts = () if mapping.groups % mapping.points == 0 else ("live",)
                 self.stages(mapping.width)
             else:
-                self.live = ()
                 self.alone()
         return KernelCode(self.name, write.text, names, (mapping.blocks, 1, 1), mapping.threads, shared)
 
@@ -84,7 +83,7 @@ class _Emitter:
     def places(self) -> None:
         """The thread's point and worker, and the parallel axes at its point."""
         mapping, write = self.mapping, self.write
-        for taken in ("thread", "point", "worker", "local", "live", "mask", "part", *self.pointers.values()):
+        for taken in (*NAMES, *self.pointers.values()):
             write.name(taken)
         for axis_ in self.sizes:
             self.axes[axis_] = write.name(axis_)
@@ -99,8 +98,13 @@ class _Emitter:
             inner, outer = ("worker", "local") if mapping.across else ("local", "worker")
             if mapping.workers > 1:
                 write(f"const unsigned {inner} = thread % {count}u, {outer} = thread / {count}u;")
-            write(f"const unsigned point = blockIdx.x * {mapping.points}u + {self.local};")
-        if mapping.groups % mapping.points and (mapping.workers > 1 or self.whole):
+            name = "place" if self.partial and mapping.workers > 1 else "point"
+            write(f"const unsigned {name} = blockIdx.x * {mapping.points}u + {self.local};")
+        if self.partial and mapping.workers > 1:
+            # those without a point join in the barriers, and compute the last point once more
+            write(f"const bool live = place < {mapping.groups}u;")
+            write(f"const unsigned point = live ? place : {mapping.groups - 1}u;")
+        elif self.partial and self.whole:
             write(f"const bool live = point < {mapping.groups}u;")
         for axis_, text in positions("point", self.kernel.par, mapping.width).items():
             write(f"const int {self.axes[axis_]} = {text};")
@@ -127,11 +131,16 @@ class _Emitter:
             if not dynamic:
                 begin = self.write.name(f"{b.name}_rows")
                 self.write(f"SHARED({type_}, {begin}, [{count}]);")
-            at = f"{self.local} * {length}" if mapping.across else self.local
+            at = f"{self.local} * {length}" if mapping.across and mapping.points > 1 else self.local
             self.write(f"{type_} *const {pointer} = {begin} + {at};")
             self.pointers[b.name] = pointer
             first += -(-count // WIDTH) * WIDTH
         return total if dynamic else 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether some threads of the last block have no point."""
+        return self.mapping.groups % self.mapping.points > 0
 
     @property
     def whole(self) -> bool:
@@ -140,10 +149,9 @@ class _Emitter:
 
     def alone(self) -> None:
         """One worker a point: no thread waits for another, so that those without a point may skip everything."""
-        mapping, width = self.mapping, self.mapping.width
-        condition = "if (live)" if mapping.groups % mapping.points else ""
+        width = self.mapping.width
         if self.whole:
-            with self.write.block(condition):
+            with self.write.block("if (live)" if self.partial else ""):
                 self.stages(width)
             return
         (name, extent), at = self.kernel.par[-1], self.axes[self.kernel.par[-1][0]]
@@ -214,8 +222,12 @@ class _StageEmitter:
         return self.points if self.row == 1 else self.row
 
     def conditions(self) -> list[str]:
-        alone = ["worker == 0"] if self.mapping.workers > 1 and not self.stage.axes else []
-        return [*self.emitter.live, *alone]
+        """What must hold for a thread to take part. Threads without a point only must not store, unless they would read
+        what others change."""
+        if self.mapping.workers == 1:
+            return []
+        live = ["live"] if self.emitter.partial and self.emitter.changed else []
+        return live if self.stage.axes else [*live, "worker == 0"]
 
     def start(self, out: Reduce, slot: int) -> State:
         first = "0" if self.mapping.workers == 1 else "(int)worker"
@@ -251,20 +263,34 @@ class _StageEmitter:
             self.nest(depth + 1, done)
 
     def share(self, first: int, stop: int, row: int) -> None:
-        """Iterations, or vectors of `row` of them, from `first` on, dealt out among the workers."""
-        workers = self.mapping.workers
-        i = self.write.name("e")
-        begin = "worker" if workers > 1 else "0u"
-        begin = f"{first}u + {begin}" if first else begin
-        steps = -(-(stop - first) // workers)
+        """Iterations, or vectors of `row` of them, from `first` on, dealt out among the workers. Loops count steps, so
+        that the compiler knows how many there are, and what they load again for a later stage it can keep."""
         if not self.stage.axes:  # under a condition that leaves one worker
             self.body(self.axes, "0", 1)
             return
-        self.write("#pragma unroll" if steps <= AHEAD else f"#pragma unroll {AHEAD}")
-        with self.write.block(f"for (unsigned {i} = {begin}; {i} < {stop}u; {i} += {workers}u)"):
-            for name, text in positions(i, self.stage.axes, row).items():
-                self.write(f"const int {self.axes[name]} = {text};")
-            self.body(self.axes, f"(int){i} * {row}" if row > 1 else f"(int){i}", row)
+        workers = self.mapping.workers
+        steps, rest = divmod(stop - first, workers)
+        if rest and steps:
+            self.share(first, stop - rest, row)
+            self.share(stop - rest, stop, row)
+            return
+        begin = " + ".join([f"{first}u"] * (first > 0) + ["worker"] * (workers > 1))
+        if steps <= 1:
+            e = begin if begin.isidentifier() else self.write.let("unsigned", begin or "0", "e")
+            with self.write.block(f"if ({e} < {stop}u)" if rest else ""):
+                self.iteration(e, row)
+            return
+        e = self.write.name("e")
+        self.write("#pragma unroll" if steps <= KEPT else f"#pragma unroll {AHEAD}")
+        with self.write.block(f"for (unsigned step = 0; step < {steps}u; ++step)"):
+            self.write(f"const unsigned {e} = {begin + ' + ' if begin else ''}step * {workers}u;")
+            self.iteration(e, row)
+
+    def iteration(self, e: str, row: int) -> None:
+        """One iteration or vector of them, number `e`."""
+        for name, text in positions(e, self.stage.axes, row).items():
+            self.write(f"const int {self.axes[name]} = {text};")
+        self.body(self.axes, f"(int){e} * {row}" if row > 1 else f"(int){e}", row)
 
     # one iteration
 
@@ -288,7 +314,15 @@ class _StageEmitter:
                 else:
                     at = f"{number} + {k}" if row > 1 and k else number
                     reductions.take(self.write, out, states[k], args[0], at)
-        values.store(*(o for o in self.stage.outs if isinstance(o, Store)))
+        stores = [o for o in self.stage.outs if isinstance(o, Store)]
+        for out in stores:
+            values.parts(out.expr)
+        own = {b.name for b in self.emitter.kernel.scratch}
+        values.store(*(o for o in stores if o.buffer in own))
+        apart = self.mapping.workers > 1 and self.emitter.partial and "live" not in self.conditions()
+        if others := [o for o in stores if o.buffer not in own]:
+            with self.write.block("if (live)") if apart else nullcontext():
+                values.store(*others)
 
     def values(self, axes: Table[str, str], lanes: Lanes | None) -> Values:
         emitter = self.emitter

@@ -23,6 +23,7 @@ WARP = 32
 BUSY = 1 << 16  # threads that keep a device busy; with fewer, the work of one is cut smaller
 LEAST_ROW = 8  # a shorter row is one thread's
 MOST_WORKERS = 1024
+KEPT = 8  # steps of a worker through a row that are written without a jump, so that what they load stays in registers
 COLUMN_THREADS = 512
 FEW_THREADS = 128  # fewer in a block, and a multiprocessor runs out of blocks before it is full
 MANY_LOADS = 20  # of one point: enough to have under way without vectors, and vectors of more do not fit in registers
@@ -55,6 +56,15 @@ class Mapping:
     @property
     def threads(self) -> int:
         return self.points * self.workers
+
+    @property
+    def resident(self) -> int:
+        """Blocks that a multiprocessor is to hold: 1024 threads with 64 registers each, or 512 where a thread keeps
+        more than 16 elements of a row."""
+        stages = zip(self.kernel.stages, self.rows, strict=True)
+        steps = [(-(-iterations(s) // (row * self.workers)), row) for s, row in stages]
+        kept = max((step * row for step, row in steps if step <= KEPT), default=0)
+        return max(1, (512 if kept > 16 else 1024) // self.threads)
 
 
 def choose(kernel: FlatLoops, buffers: Table[str, Buffer]) -> Mapping:
@@ -101,9 +111,10 @@ def _along_rows(kernel: FlatLoops, rows: tuple[str, ...]) -> Mapping:
     widths = tuple(_row_width(s) for s in stages)
     total = math.prod(e for _, e in kernel.par)
     steps = max(-(-iterations(s) // w) for s, w in zip(stages, widths, strict=True))
-    each = 1 if total * steps < 4 * BUSY else 4 if total * steps < 32 * BUSY else 8
-    workers = min(MOST_WORKERS, power(-(-steps // each)))
-    workers = WARP if workers == 2 * WARP else workers  # twice the work each, but no barrier of the block
+    if steps <= 2 * WARP or (steps <= KEPT * WARP and 2 * total * WARP >= BUSY):
+        workers = min(WARP, power(steps))  # no barrier of the block
+    else:
+        workers = min(MOST_WORKERS, power(-(-steps // (1 if total * steps < 4 * BUSY else 4))))
     points = max(-(-WARP // workers), min(FEW_THREADS // workers, power(total)))
     return _fitting(Mapping(kernel, 1, widths, points, workers, True))
 
@@ -123,7 +134,9 @@ def _along_columns(kernel: FlatLoops, longest: int) -> Mapping:
         most = max(1, longest // 4) if whole else 1  # workers that could share a point
         width = WIDTH if longest < LEAST_ROW or total // WIDTH * most >= BUSY // 2 else 1
     groups, workers = -(-total // width), 1
-    while groups * workers < BUSY and 8 * workers <= longest and (width == 1 or whole):
+    while groups * workers < BUSY and (width == 1 or whole):
+        if longest < (8 if 8 * groups * workers < BUSY else 16) * workers:
+            break  # each would have too little to do
         workers *= 2
     if workers == 1 and not kernel.scratch:
         points = 256 if groups >= 2 * BUSY else 128 if groups >= BUSY // 4 else 64
