@@ -86,6 +86,7 @@ MISTAKES = [
     M("three buffers of two", "sgemm", "int now = step % 2,", "int now = step % 3,", "bounds unwritten"),
     M("products not guarded", "sgemm", "row + m < 45 && k < 20 ?", "row + m < 45 ?", "bounds", "b0["),
     M("columns not guarded", "sgemm", "&& column + tx < 52", "", "bounds race-grid race-warp race-block", "st4("),
+    M("far beyond the array", "sgemm", "ld4(&b[now][k][tx])", "ld4(&b[now][k][tx + 4096 * now])", "bounds", "ld4(&b"),
     M("odd row length", "sgemm", "a, [2][8][36]", "a, [2][8][33]", "misaligned", "ld4(&a"),
     M("no guard of the fill", "sgemm", "row + m < 45 ? b0[(row + m) * 20 + k] : 0.0f;\n    b[0]",
       "b0[(row + m) * 20 + k];\n    b[0]", "bounds", "a[0][k][m]"),

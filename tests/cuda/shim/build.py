@@ -32,12 +32,16 @@ from graphc.cache import CODE, key
 from . import lines
 
 HERE = Path(__file__).parent
+PRELUDE = (HERE / "prelude.h").read_text()
+RUNTIME = "".join((HERE / name).read_text() for name in ("state.h", "traffic.h", "checker.h", "runtime.cc"))
 FLAGS = ("-std=c++17", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w", "-fvisibility=hidden", "-gdwarf-4")
 # Vectorised accesses of more than 16 bytes have no hook.
 CHECKED = ("-O1", "-DSHIM_CHECKED", "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize")
 CHECKED_GCC = ("-O1", "-DSHIM_CHECKED", "-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize")
+BARE = ("-nostdlib", "-lc")  # else zig builds its runtime libraries first, which takes half a minute
 GAP = 1 << 20  # bytes between the arrays of a checked launch that belong to none
 KERNEL = re.compile(r"^\s*KERNEL\(\s*(\w+)", re.MULTILINE)
+MOST_ARGUMENTS = 4000
 POISON = 0xFFDEADBE  # a word of global memory with these bits was never written
 ORDERS = {"forward": 0, "backward": 1}
 # The kinds of a mistake, in the order of runtime.cc, and what each one is.
@@ -121,12 +125,12 @@ def compile_kernels(text: str, checked: bool, compiler: str | None = None) -> Li
     chosen = compilers()[compiler] if compiler else next(iter(compilers().values()))
     entries = "".join(f"SHIM_ENTRY({k})\n" for k in KERNEL.findall(text))
     unit = (
-        f'{(HERE / "prelude.h").read_text()}\n#line 1 "kernels.cu"\n{text}\n#line 1 "entries.cu"\n'
+        f'{PRELUDE}\n#line 1 "kernels.cu"\n{text}\n#line 1 "entries.cu"\n'
         f'extern "C" {{ extern const int shim_checked = {int(checked)}; }}\n{entries}'
     )
     level = (CHECKED_GCC if chosen.name == "g++" else CHECKED) if checked else ("-O2",)
     march = ("-march=native",) if platform.machine().lower() in ("x86_64", "amd64") else ("-mcpu=native",)
-    objects = [_object(chosen, (*march, *level), unit), _object(chosen, ("-O2",), (HERE / "runtime.cc").read_text())]
+    objects = [_object(chosen, (*march, *level), unit), _object(chosen, ("-O2",), RUNTIME)]
     return Library(text, _linked(chosen, objects), checked)
 
 
@@ -146,7 +150,7 @@ def _object(compiler: Compiler, flags: tuple[str, ...], source: str) -> bytes:
 
 
 def _linked(compiler: Compiler, objects: Sequence[bytes]) -> bytes:
-    name = key("linked", *compiler.command, *(hashlib.sha256(o).hexdigest() for o in objects))
+    name = key("linked", *compiler.command, *BARE, *(hashlib.sha256(o).hexdigest() for o in objects))
     made = CODE.get(name)
     if made is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +158,8 @@ def _linked(compiler: Compiler, objects: Sequence[bytes]) -> bytes:
             for i, data in enumerate(objects):
                 (place / f"{i}.o").write_bytes(data)
             inputs = [place / f"{i}.o" for i in range(len(objects))]
-            _run(compiler, "-shared", *inputs, "-o", place / "kernels.so", "-lm")
+            bare = () if compiler.name == "g++" else BARE
+            _run(compiler, "-shared", *inputs, "-o", place / "kernels.so", *bare, "-lm")
             made = (place / "kernels.so").read_bytes()
         CODE.put(name, made)
     return made
@@ -238,6 +243,7 @@ class Library:
         parameters = self.parameters(name)
         assert len(parameters) == len(arguments), f"{name} takes {len(parameters)} arguments, got {len(arguments)}"
         assert threads % 32 == 0 and 0 < threads <= 1024, f"{name}: {threads} threads in a block"
+        assert len(arguments) <= MOST_ARGUMENTS, f"{name}: {len(arguments)} arguments"
         assert not count or self.checked, "traffic is counted in checked libraries"
         ranges = _merged(arguments)
         moved = self.checked or not aligned

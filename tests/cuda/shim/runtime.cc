@@ -1,77 +1,13 @@
 // Runs a kernel on a CPU, block after block, and checks it. Every thread of a block is a fiber. In a phase, the time
 // between two barriers, warp runs after warp, and in a warp lane after lane until each waits or ends; the order is
 // chosen at the launch. A warp operation is done when its 32nd lane has come. An asynchronous copy is made when it is
-// waited for, the latest moment that the language allows.
-//
-// The checker knows all memory that a kernel may touch as regions, and for every element when it was last written and
-// read, and by whom. Two times matter: `epoch` counts phases over all blocks, `Warp::time` what __syncwarp separates.
-// The first mistake ends the launch, before the access is made.
+// waited for, the latest moment that the language allows. The first mistake ends the launch, before the access is made.
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
-struct uint3 { unsigned x, y, z; };
-extern "C" {
-struct ShimPlace { uint3 thread, block, threads, blocks; } shim_place;
-extern const int shim_checked;
-}
+// After state.h, traffic.h and checker.h, with which build.py makes one text of it.
 
 namespace {
 
-enum Kind {
-  NONE, BOUNDS, MISALIGNED, READ_ONLY, UNWRITTEN, RACE_WARP, RACE_BLOCK, RACE_GRID, IN_FLIGHT, NEVER_WAITED,
-  DIVERGENT_BARRIER, THREAD_GONE, PARTIAL_WARP, SHARED_BYTES
-};
-enum State : uint8_t { READY, AT_BARRIER, AT_WARP, DONE };
-
-constexpr int THREADS = 1024, LANES = 32, MANY = 32, SHARED_MOST = 256 << 10, REDZONE = 256;
-constexpr size_t STACK = 64 << 10, STRIDE = STACK + 832;  // not a power of two: stacks would share cache sets
-constexpr uint32_t POISON = 0xffdeadbe;                   // a word of global memory that nobody has written
-
-struct Copy { char *to; const char *from; int bytes, live, group, line; };
-struct Thread {
-  void *sp;
-  State state;
-  int line, groups;  // groups of copies closed so far
-  Copy *copies;
-  int first, last, room;  // of `copies`
-};
-struct Warp {
-  int arrived, line;
-  uint32_t time;
-  void (*all)(void **);
-  void *lanes[LANES];
-};
-
-enum Flag : uint8_t { OTHER_WARPS = 1, OTHER_BLOCKS = 2, FLYING = 4 };
-struct Cell {  // of an element; epochs are 0 for never
-  uint32_t wrote, wrote_time, read, read_time;
-  uint16_t writer;
-  uint8_t reader_warp, reader_lane, flags;  // reader_lane MANY: several of that warp
-};
-struct Region {
-  uintptr_t base, end;
-  int grain, read_only, shared, index, line;
-  const char *name;
-  Cell *cells;
-};
-struct Argument { uint64_t base, bytes; int32_t grain, read_only, index, pad; };
-
-struct Fault { int32_t kind, thread, region, other, line, shared; uint64_t pc, offset; uint32_t block[3]; char name[64]; } fault;
-
-Thread threads[THREADS];
-Warp warps[THREADS / LANES];
-Region regions[96];
-int region_count, global_count, thread_count, current = -1, dynamic_bytes, shared_used;
-uint32_t epoch, block_first;
-void *main_sp, **entry_arguments;
-void (*entry)(void **);
-char *stacks;
-alignas(128) char shared_memory[SHARED_MOST + 128];
+// ---- fibers ----
 
 extern "C" void shim_switch(void **from, void *to) __asm__("shim_switch");
 #if defined(__x86_64__)
@@ -98,188 +34,13 @@ void leave() {  // to the scheduler
   shim_switch(&threads[current].sp, main_sp);
 }
 
-[[noreturn]] void fail(Kind kind, uint64_t pc = 0, int line = 0, const Region *r = 0, uint64_t offset = 0, int other = -1,
-                       int thread = -1) {
-  fault = {kind, thread < 0 ? current : thread, r ? r->index : -1, other, line, r ? r->shared : 0, pc, offset, {}, {}};
+[[noreturn]] void fail(Kind kind, uint64_t pc, int line, const Region *r, uint64_t offset, int other) {
+  fault = {kind, current, r ? r->index : -1, other, line, r ? r->shared : 0, pc, offset, {}, {}};
   fault.block[0] = shim_place.block.x, fault.block[1] = shim_place.block.y, fault.block[2] = shim_place.block.z;
   if (r && r->name) strncpy(fault.name, r->name, sizeof fault.name - 1);
   void *gone;
   shim_switch(&gone, main_sp);
   __builtin_unreachable();
-}
-
-// ---- what was accessed, for the traffic report ----
-
-struct Access { uint64_t id, at; uint32_t sequence; uint16_t thread, turn; uint8_t bytes, shared, write; };
-struct Traffic { uint64_t id, requests, accesses, sectors, wavefronts; int64_t shared, write; } *traffic;
-Access *trace;
-size_t trace_count, trace_room, traffic_count, traffic_room;
-int counting;
-
-void note(uint64_t id, uintptr_t at, int bytes, int shared, int write) {
-  if (trace_count == trace_room) trace = (Access *)realloc(trace, (trace_room = trace_room * 2 + 4096) * sizeof *trace);
-  trace[trace_count] = {id, at, (uint32_t)trace_count, (uint16_t)current, 0, (uint8_t)bytes, (uint8_t)shared, (uint8_t)write};
-  trace_count++;
-}
-
-#define ORDER(field) if (a->field != b->field) return a->field < b->field ? -1 : 1;
-int by_thread(const void *x, const void *y) {
-  const Access *a = (const Access *)x, *b = (const Access *)y;
-  ORDER(id) ORDER(thread) ORDER(sequence)
-  return 0;
-}
-int by_request(const void *x, const void *y) {
-  const Access *a = (const Access *)x, *b = (const Access *)y;
-  ORDER(id) ORDER(thread / LANES) ORDER(turn) ORDER(thread)
-  return 0;
-}
-
-// Wavefronts of one request: the most words of a bank asked for at once, 128 bytes of lanes after another.
-int wavefronts(const Access *a, int n) {
-  int sum = 0, group = a->bytes <= 4 ? LANES : 128 / a->bytes;
-  for (int first = 0; first < LANES; first += group) {
-    uint64_t words[LANES * 4];
-    int count = 0, in_bank[32] = {}, most = 0;
-    for (int i = 0; i < n; i++) {
-      if (a[i].thread % LANES / group * group != first) continue;
-      for (uint64_t w = a[i].at / 4; w <= (a[i].at + a[i].bytes - 1) / 4; w++) {
-        int k = 0;
-        while (k < count && words[k] != w) k++;
-        if (k == count) words[count++] = w, most = ++in_bank[w % 32] > most ? in_bank[w % 32] : most;
-      }
-    }
-    sum += most;
-  }
-  return sum;
-}
-
-int sectors(const Access *a, int n) {
-  uint64_t seen[LANES * 2];
-  int count = 0;
-  for (int i = 0; i < n; i++)
-    for (uint64_t s = a[i].at / 32; s <= (a[i].at + a[i].bytes - 1) / 32; s++) {
-      int k = 0;
-      while (k < count && seen[k] != s) k++;
-      if (k == count) seen[count++] = s;
-    }
-  return count;
-}
-
-// The k-th passes of a warp's lanes over one instruction (or line) are one request.
-void count_block() {
-  qsort(trace, trace_count, sizeof *trace, by_thread);
-  for (size_t i = 1; i < trace_count; i++)
-    if (trace[i].id == trace[i - 1].id && trace[i].thread == trace[i - 1].thread) trace[i].turn = trace[i - 1].turn + 1;
-  qsort(trace, trace_count, sizeof *trace, by_request);
-  for (size_t i = 0, n; i < trace_count; i += n) {
-    const Access *a = trace + i;
-    for (n = 1; i + n < trace_count && a[n].id == a->id && a[n].turn == a->turn && a[n].thread / LANES == a->thread / LANES;) n++;
-    size_t row = 0;
-    while (row < traffic_count && (traffic[row].id != a->id || traffic[row].shared != a->shared)) row++;
-    if (row == traffic_count) {
-      if (row == traffic_room) traffic = (Traffic *)realloc(traffic, (traffic_room = traffic_room * 2 + 64) * sizeof *traffic);
-      traffic[traffic_count++] = {a->id, 0, 0, 0, 0, a->shared, a->write};
-    }
-    traffic[row].requests++;
-    traffic[row].accesses += n;
-    (a->shared ? traffic[row].wavefronts : traffic[row].sectors) += a->shared ? wavefronts(a, n) : sectors(a, n);
-  }
-  trace_count = 0;
-}
-
-// ---- the checker ----
-
-Region *find(uintptr_t at) {
-  static int last;
-  if (last < region_count && at >= regions[last].base && at < regions[last].end) return &regions[last];
-  for (int i = 0; i < region_count; i++)
-    if (at >= regions[i].base && at < regions[i].end) return &regions[last = i];
-  return 0;
-}
-
-#if defined(__ELF__)
-extern "C" __attribute__((visibility("hidden"))) char __ehdr_start, _end;
-bool in_image(uintptr_t at) { return at >= (uintptr_t)&__ehdr_start && at < (uintptr_t)&_end; }
-#else
-bool in_image(uintptr_t at) { return at - (uintptr_t)&entry + (4 << 20) < (8 << 20); }
-#endif
-
-// The nearest region that ends before `at`, for the report.
-const Region *before(uintptr_t at) {
-  const Region *best = 0;
-  for (int i = 0; i < region_count; i++)
-    if (regions[i].base <= at && (!best || regions[i].base > best->base)) best = &regions[i];
-  return best ? best : region_count ? &regions[0] : 0;
-}
-
-void read_cell(Cell *c, const Region *r, uintptr_t at, uint64_t pc, int line) {
-  int warp = current / LANES, lane = current % LANES;
-  uint32_t time = warps[warp].time;
-  if (r->shared && c->wrote < block_first) fail(UNWRITTEN, pc, line, r, at - r->base);
-  if (c->flags & FLYING && c->wrote >= block_first) fail(IN_FLIGHT, pc, line, r, at - r->base, c->writer);
-  if (c->wrote && c->wrote < block_first) fail(RACE_GRID, pc, line, r, at - r->base);
-  if (c->wrote == epoch && c->writer != current) {
-    if (c->writer / LANES != warp) fail(RACE_BLOCK, pc, line, r, at - r->base, c->writer);
-    if (c->wrote_time == time) fail(RACE_WARP, pc, line, r, at - r->base, c->writer);
-  }
-  if (c->read && c->read < block_first) c->flags |= OTHER_BLOCKS;
-  if (c->read != epoch) {
-    c->read = epoch, c->reader_warp = warp, c->reader_lane = lane, c->read_time = time, c->flags &= ~OTHER_WARPS;
-  } else if (c->reader_warp != warp) {
-    c->flags |= OTHER_WARPS;
-  } else if (c->read_time != time) {
-    c->reader_lane = lane, c->read_time = time;
-  } else if (c->reader_lane != lane) {
-    c->reader_lane = MANY;
-  }
-}
-
-void write_cell(Cell *c, const Region *r, uintptr_t at, uint64_t pc, int line) {
-  int warp = current / LANES, lane = current % LANES;
-  uint32_t time = warps[warp].time;
-  if (c->flags & FLYING && c->wrote >= block_first) fail(IN_FLIGHT, pc, line, r, at - r->base, c->writer);
-  if (!r->shared && ((c->wrote && c->wrote < block_first) || (c->read && c->read < block_first) || c->flags & OTHER_BLOCKS))
-    fail(RACE_GRID, pc, line, r, at - r->base);
-  if (c->wrote == epoch && c->writer != current) {
-    if (c->writer / LANES != warp) fail(RACE_BLOCK, pc, line, r, at - r->base, c->writer);
-    if (c->wrote_time == time) fail(RACE_WARP, pc, line, r, at - r->base, c->writer);
-  }
-  if (c->read == epoch) {
-    if (c->flags & OTHER_WARPS || c->reader_warp != warp) fail(RACE_BLOCK, pc, line, r, at - r->base, c->reader_warp * LANES);
-    if (c->read_time == time && c->reader_lane != lane)
-      fail(RACE_WARP, pc, line, r, at - r->base, c->reader_lane == MANY ? -1 : warp * LANES + c->reader_lane);
-  }
-  c->wrote = epoch, c->wrote_time = time, c->writer = current, c->flags &= ~FLYING;
-}
-
-void check(uintptr_t at, int bytes, bool write, bool aligned, uint64_t pc, int line) {
-  if (current < 0 || at - (uintptr_t)(stacks + current * STRIDE) < STACK) return;
-  Region *r = find(at);
-  if (!r) {
-    bool shared = at - (uintptr_t)shared_memory < sizeof shared_memory;
-    if (!write && !shared && in_image(at)) return;  // a table of constants
-    const Region *near = before(at);
-    fail(BOUNDS, pc, line, near, at - (near ? near->base : 0));
-  }
-  if (at + bytes > r->end) fail(BOUNDS, pc, line, r, at - r->base);
-  if (aligned && at % bytes) fail(MISALIGNED, pc, line, r, at - r->base);
-  if (write && r->read_only) fail(READ_ONLY, pc, line, r, at - r->base);
-  if (counting) note(line ? 1ull << 63 | line : pc, at, bytes, r->shared, write);
-  if (!write && !r->shared && r->grain == 4)
-    for (int i = 0; i + 4 <= bytes; i += 4)
-      if (*(const uint32_t *)(at + i) == POISON) fail(UNWRITTEN, pc, line, r, at + i - r->base);
-  for (uintptr_t a = at; a < at + bytes; a += r->grain) {
-    Cell *c = &r->cells[(a - r->base) / r->grain];
-    write ? write_cell(c, r, a, pc, line) : read_cell(c, r, a, pc, line);
-  }
-}
-
-void set_flying(char *to, int bytes, bool flying) {
-  Region *r = find((uintptr_t)to);
-  for (int i = 0; i < bytes; i += r->grain) {
-    Cell *c = &r->cells[((uintptr_t)to + i - r->base) / r->grain];
-    c->flags = flying ? c->flags | FLYING : c->flags & ~FLYING;
-  }
 }
 
 // ---- the scheduler ----
@@ -353,7 +114,8 @@ bool phase() {  // until all wait at the barrier or have ended
 
 bool run_block() {
   block_first = ++epoch;
-  for (int i = global_count; i < region_count; i++) memset((void *)regions[i].base, 0xff, regions[i].end - regions[i].base);
+  for (Region *r = regions + global_count; r < regions + region_count; r++)
+    memset((void *)r->base, 0xff, r->end - r->base);
   for (int t = 0; t < thread_count; t++) {
     void **top = (void **)((uintptr_t)(stacks + t * STRIDE + STACK - 64) & ~15ull);
     top -= TOP;  // x86-64 enters a function with the stack 8 bytes off
@@ -401,7 +163,8 @@ extern "C" void *shim_shared(const char *name, unsigned long bytes, int element,
     if (regions[i].line == line && !strcmp(regions[i].name, name)) return (void *)regions[i].base;
   int start = (shared_used + 127) & ~127;
   if (dynamic && (int)bytes > dynamic_bytes) fail(SHARED_BYTES, 0, line, 0, bytes);
-  if (start + bytes + REDZONE > SHARED_MOST || region_count == 96) fail(SHARED_BYTES, 0, line, 0, bytes);
+  bool room = start + bytes + REDZONE <= SHARED_ROOM && region_count < REGIONS;
+  if (!room || (shared_sum += bytes) > SHARED_MOST) fail(SHARED_BYTES, 0, line, 0, bytes);
   uintptr_t base = (uintptr_t)shared_memory + start;
   shared_used = start + bytes + REDZONE;
   Cell *cells = shim_checked ? (Cell *)calloc(bytes / element + 1, sizeof(Cell)) : 0;
@@ -418,8 +181,9 @@ extern "C" void shim_copy(void *to, const void *from, int bytes, int live, int l
   Thread &t = threads[current];
   if (shim_checked) {
     int held = counting;
-    if (live) check((uintptr_t)from, bytes, false, true, 0, line);
-    else if (!find((uintptr_t)from)) fail(BOUNDS, 0, line, before((uintptr_t)from), (uintptr_t)from - before((uintptr_t)from)->base);
+    uintptr_t at = (uintptr_t)from;
+    if (live) check(at, bytes, false, true, 0, line);
+    else if (!find(at)) fail(BOUNDS, 0, line, before(at), at - before(at)->base);
     counting = 0;
     check((uintptr_t)to, bytes, true, true, 0, line);
     counting = held;
@@ -481,7 +245,7 @@ EXPORT int shim_launch(void (*kernel)(void **), void **with, const Argument *arg
   if (!stacks) stacks = (char *)mmap(0, THREADS * STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   entry = kernel, entry_arguments = with;
   thread_count = size, dynamic_bytes = dynamic, order_kind = order, random_state = seed, counting = count_traffic;
-  epoch = 0, shared_used = 0, region_count = 0, trace_count = traffic_count = 0;
+  epoch = 0, shared_used = shared_sum = 0, region_count = 0, trace_count = traffic_count = 0;
   fault.kind = NONE;
   for (int i = 0; i < count; i++) {
     const Argument &a = arguments[i];
