@@ -14,7 +14,7 @@ from functools import partial, reduce
 
 from llvmlite import ir
 
-from graphc.schedule.expr import Aff
+from graphc.schedule.expr import Aff, loads
 from graphc.schedule.kernels import ACC
 from graphc.schedule.layout import Buffer
 
@@ -120,6 +120,7 @@ class LaneGroup:
     ) -> list[ir.Value]:
         """Accumulators of a tile, points by vectors, with the sum over `red[level:]` added. `red` says where the
         outer reduction axes stand, `limits` which part of the others to take."""
+        self.expect(points)
         step = self.step(points)
         return self.nest(step, level, dict.fromkeys((a for a, _ in self.form.red), 0) | red, limits, acc)
 
@@ -233,6 +234,18 @@ class LaneGroup:
                 if s.gap:
                     place = add(b, place, mul(b, b.udiv(i64(place), i64(s.row)), s.gap))
                 emit.prefetch(b, emit.beyond(b, s.start, place))
+
+    def expect(self, points: Points) -> None:
+        """Asks for what the epilogue of a tile will touch, each line once."""
+        b, form = self.b, self.form
+        read = {e.attr[0]: e.attr[1][0] for s in form.stores for e in loads(s.expr) if isinstance(e.attr[1][0], Aff)}
+        written = {s.buffer: s.indices[0] for s in form.stores}
+        lines = [v for v in self.active if v.lane % LINE == 0]
+        for name, index in (read | written).items():
+            for point in points.envs if name in self.plan.end_ahead else ():
+                for vector in lines if index.coef(form.lanes) == 1 else self.active[:1]:
+                    offset = affine(b, index, self.at(point, vector))
+                    emit.prefetch(b, address(b, self.pointers[name], F32, offset), name in written)
 
     def resume(self, points: Points, fresh: ir.Value) -> list[ir.Value]:
         """Accumulators from the output, or zero where the sum begins."""

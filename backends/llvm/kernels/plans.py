@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graphc.schedule.expr import Aff
+from graphc.schedule.expr import Aff, loads
 from graphc.schedule.kernels import Axis
 from graphc.schedule.layout import Buffer
 
@@ -37,6 +37,8 @@ COPY_BYTES = 128 << 10  # of it, at most: it lies on the thread's stack
 LATENCY = 1024  # cycles within which what was asked for arrives from anywhere
 PASSES = 16  # over x by groups of lanes; with more, the few that do not find it near are not worth asking for it in all
 FROM_MEMORY = 2  # times as long for a byte of weights as for one of x, which has just been written
+FAR_CACHES = 8  # times a second-level cache: what is larger has been driven out of the third one's share as well
+END_STEPS = 64  # of a sum: in fewer nothing arrives from far, and asking costs more
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
 PAUSE_TILES = 12  # that share a piece of the operands, at least
@@ -49,7 +51,7 @@ class Plan:
     go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `w_ahead`:
     while the points of a group go by, the weights that follow its own are fetched into the second-level cache. So is
     x, of so many points further on as `x_ahead` says. `w_copied`: each unit copies its weights to where they lie
-    together."""
+    together. `end_ahead`: buffers of which a tile, when it begins, asks for what its epilogue will touch."""
 
     groups: tuple[Group, ...]
     chunks: int
@@ -59,6 +61,7 @@ class Plan:
     w_ahead: bool
     x_ahead: int
     w_copied: bool
+    end_ahead: frozenset[str]
 
 
 def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
@@ -92,7 +95,18 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         w_copied = _w_copied(form, groups, chunks, target)
         if buffers[form.x_buffer].bytes > near and outer // batch <= PASSES:
             x_ahead = _x_ahead(form, groups[0].tile)
-    return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead, w_copied)
+    end = _end_ahead(form, buffers, target)
+    return Plan(groups, chunks, points_first, pause, outer * chunks, w_ahead, x_ahead, w_copied, end)
+
+
+def _end_ahead(form: Form, buffers: Mapping[str, Buffer], target: Target) -> frozenset[str]:
+    """What the epilogue touches of memory that no cache holds: it comes while the sum runs, where that is long enough.
+    A tile goes on from row to row, which no hardware foresees: a step of vit_s16 with AdamW takes 0.95 of the time."""
+    if form.steps < END_STEPS:
+        return frozenset()
+    names = {s.buffer for s in form.stores} | {e.attr[0] for e in loads(*(s.expr for s in form.stores))}
+    whole = {n: buffers[n] for n in names}
+    return frozenset(n for n, b in whole.items() if b.place == "state" or b.bytes > FAR_CACHES * target.l2_bytes)
 
 
 def _share(form: Form, aff: Aff, buffer: Buffer) -> int:
