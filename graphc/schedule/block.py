@@ -28,6 +28,7 @@ AGAIN = 0.3  # of its cost has a byte that steps stream again from end to end, s
 MOST_BYTES = 640 << 10  # of a thread's own buffers: they lie on its stack
 STEP_COST = 8 << 10  # bytes that could have been moved while a step calls its kernels
 FEWEST_STEPS = 6  # for every thread to have some
+UNEVEN = 0.06  # of the steps, at most, while one of two threads has none left
 FEWEST_POINTS = 12  # rows of a product that share its weights: with fewer, register tiles starve
 WORTH = 0.8  # of the cost without, at most
 
@@ -141,7 +142,8 @@ class _Chains:
 
     def blocked(self, chain: Sequence[int], between: Sequence[str], steps: Steps) -> _Plan | None:
         """The chain in these steps; None where they do not fit."""
-        if math.prod(s.extent for s in steps) < FEWEST_STEPS:
+        count = math.prod(s.extent for s in steps)
+        if count < FEWEST_STEPS or count % 2 > count * UNEVEN:
             return None
         names = AxisNames(tuple(a for k in chain for a in extents(self.kernels[k])))
         axes = tuple((names("s"), s.extent) for s in steps)

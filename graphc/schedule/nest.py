@@ -23,7 +23,7 @@ VIRTUAL_LANES = 64  # a reduction along a row keeps this many partial results, t
 LANES = 16  # the widest vector, for choosing axes
 MIN_PARALLEL, MIN_ROW = 4, 8  # an axis shorter than this is not worth vectors
 UNITS = 256  # units wanted
-UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further
+UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further: results of iterations
 DEAR = ("exp", "log", "tanh", "erf")
 SCRATCH_BYTES = 64 << 10  # all scratch rows of a kernel together, on the stack
 
@@ -163,7 +163,7 @@ def partition(kernel: FlatLoops, vector: str | None, tile: str | None) -> tuple[
 
     The vector axis is cut at multiples of the virtual lanes, and not at all where it is one block.
     """
-    inner = sum(math.prod(e for _, e in s.axes) for s in kernel.stages)
+    inner = sum(math.prod(e for _, e in s.axes) * len(s.outs) for s in kernel.stages)
     work, units = inner * math.prod(e for _, e in kernel.par), 1
     for grid, (axis, extent) in enumerate(kernel.par):
         work //= extent  # of one value of this axis
