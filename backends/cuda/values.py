@@ -64,6 +64,8 @@ class Values:
         self.multiples = {**(multiples or {}), **({lanes.axis: lanes.width} if lanes else {})}
         self._memo: ChainMap[E, Parts] = ChainMap(dict(known or {}))
         self._guarded: dict[tuple[Bound, ...], Values] = {}
+        self._within: frozenset[str] = frozenset()  # axes of the guards around
+        self._always_live = not live  # but for the guards
         self._alone: Values | None = None
 
     # results
@@ -107,22 +109,32 @@ class Values:
         name, (index,) = e.attr
         dtype, pointer, stride = self.buffers[name].dtype, self.pointers[name], self._stride(index)
         otherwise = "0" if fill is None else literal(fill.attr, fill.dtype)
-        if stride == 1 and len(self.live) < 2 and self.aligned(index):
-            return self._vector_load(dtype, f"{pointer} + {self._offsets(index)[0]}", otherwise)
+        live = () if self._unguarded(e) else self.live
+        if stride == 1 and len(live) < 2 and self.aligned(index):
+            return self._vector_load(dtype, f"{pointer} + {self._offsets(index)[0]}", live, otherwise)
         offsets = self._offsets(index) if stride != 0 else self._offsets(index)[:1]
         out = []
-        for k in range(max(len(offsets), len(self.live))):
+        for k in range(max(len(offsets), len(live))):
             text = f"{pointer}[{_lane(offsets, k)}]" + (" != 0" if dtype == "i1" else "")
-            text = f"{_lane(self.live, k)} ? {text} : {otherwise}" if self.live else text
+            text = f"{_lane(live, k)} ? {text} : {otherwise}" if live else text
             out.append(self.write.let(SCALAR[dtype], text))
         return tuple(out)
 
-    def _vector_load(self, dtype: str, address: str, otherwise: str) -> Parts:
+    def _unguarded(self, e: E) -> bool:
+        """Whether a load needs no look at the guards around: it is inside of the buffer anyway, and the same element
+        wherever they hold."""
+        name, (index,) = e.attr
+        if not self._always_live or isinstance(index, E) or index.axes & self._within:
+            return False
+        least, most = self._span(index)
+        return least >= 0 and most < self.buffers[name].elements
+
+    def _vector_load(self, dtype: str, address: str, live: Parts, otherwise: str) -> Parts:
         type_, load, _ = VECTOR[dtype]
-        if self.live:
+        if live:
             got = self.write.name("v")
             self.write(f"{type_} {got} = {{{', '.join([otherwise] * WIDTH)}}};")
-            self.write(f"if ({self.live[0]}) {got} = {load}({address});")
+            self.write(f"if ({live[0]}) {got} = {load}({address});")
         else:
             got = self.write.let(type_, f"{load}({address})")
         parts = tuple(f"{got}.{c}" for c in "xyzw")
@@ -141,8 +153,9 @@ class Values:
             inner = self._guarded[open_] = copy.copy(self)
             inner._memo, inner._guarded, inner._alone = self._memo.new_child(), {}, None
             inner.live = self._both(self.live, self._conditions(open_))
+            inner._within = self._within.union(*(aff.axes for aff, _, _ in open_))
         inner = self._guarded[open_]
-        if body.op == "load" and fill.op == "const" and body not in inner._memo:
+        if body.op == "load" and fill.op == "const" and body not in inner._memo and not inner._unguarded(body):
             inner._memo[body] = inner._load(body, fill)
             return inner._memo[body]
         return self._choice(inner.live, inner.parts(body), self.parts(fill), e.dtype)

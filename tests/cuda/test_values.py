@@ -271,6 +271,12 @@ def test_a_guard_is_computed_once_for_all_it_guards():
     assert text(Case(both, {"x": floats(SIZE), "y": floats(SIZE)}), lanes=False).count("const bool") == 1
 
 
+def test_what_a_guard_does_not_decide_is_read_without_it():
+    product = guard(x("u", index=H) * x(index=FLAT - 1), const(0.0), ((I - 1, 0, COLUMNS),))
+    here = text(Case(product, {"x": floats(SIZE), "u": floats(ROWS)}), lanes=False)
+    assert re.search(r"= b1\[h\];", here) and re.search(r"\? b2\[h \* 20 \+ i - 1\] : 0;", here)
+
+
 def test_lanes_do_not_fit_one_element():
     with pytest.raises(ValueError, match="into one element of %out"):
         emit("k", Case(x(), {"x": floats(SIZE)}, index=H), True, True)

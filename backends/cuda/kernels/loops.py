@@ -151,7 +151,7 @@ class _Emitter:
         """One worker a point: no thread waits for another, so that those without a point may skip everything."""
         width = self.mapping.width
         if self.whole:
-            with self.write.block("if (live)" if self.partial else ""):
+            with self.write.block("if (live)") if self.partial else nullcontext():
                 self.stages(width)
             return
         (name, extent), at = self.kernel.par[-1], self.axes[self.kernel.par[-1][0]]
