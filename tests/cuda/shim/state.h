@@ -3,7 +3,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -69,11 +68,9 @@ int region_count, global_count, thread_count, current = -1, dynamic_bytes, share
 uint32_t epoch, block_first;
 void *main_sp, **entry_arguments;
 void (*entry)(void **);
-char *stacks;
-alignas(128) char shared_memory[SHARED_ROOM];
+char *shared_memory, *stacks;
 
-// To the scheduler, with nothing to report or with a mistake that ends the launch.
-void leave();
+// To the scheduler, with a mistake that ends the launch.
 [[noreturn]] void fail(Kind kind, uint64_t pc = 0, int line = 0, const Region *r = 0, uint64_t offset = 0,
                        int other = -1);
 
