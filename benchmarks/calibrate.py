@@ -6,7 +6,8 @@ python -m benchmarks.calibrate [--threads 1 2] [--json]
 from __future__ import annotations
 
 from graphc.backends.llvm import target
-from graphc.backends.llvm.calibrate import Limits, measured
+from graphc.backends.llvm.calibrate import measured
+from graphc.schedule.roofline import Limits
 
 from .measure import arguments, cores, pin, show
 

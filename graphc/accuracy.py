@@ -28,18 +28,21 @@ class Accuracy:
         return f"{self.precision:6} against float64, of the output's scale: RMS {self.rms:.2e}, max {self.max:.2e}"
 
 
-def accuracy(model, input: driver.Shapes, threads: int = 1, name: str | None = None) -> list[Accuracy]:
-    """One `Accuracy` for each of `driver.PRECISIONS`; `model`, `input` and `threads` are those of `compile`."""
+def accuracy(
+    model, input: driver.Shapes, threads: int = 1, name: str | None = None, backend: str = "llvm"
+) -> list[Accuracy]:
+    """One `Accuracy` for each precision of the backend; `model`, `input`, `threads` and `backend` are those of
+    `compile`."""
     exact = driver.backend_of("reference").compile(None, inference_mode(driver.traced_graph(model, input, name=name)))
     inputs = [random_input(v.type) for v in exact.graph.inputs]
     expected = exact(*inputs)
 
     def errors(precision: str) -> np.ndarray:
-        net = driver.compile(model, input, threads=threads, precision=precision, name=name)
+        net = driver.compile(model, input, backend=backend, threads=threads, precision=precision, name=name)
         pairs = zip(net.program(*inputs), expected, strict=True)
         return np.concatenate([np.ravel(np.float64(y) - want) / (np.abs(want).max() or 1.0) for y, want in pairs])
 
-    found = {precision: errors(precision) for precision in driver.PRECISIONS}
+    found = {precision: errors(precision) for precision in driver.backend_of(backend).PRECISIONS}
     return [Accuracy(p, float(np.sqrt(np.mean(e * e))), float(np.abs(e).max())) for p, e in found.items()]
 
 

@@ -84,14 +84,21 @@ def told(default: object) -> str:
 
 
 def working(parser: Parser) -> Parser:
-    return parser.option("--threads", type=at_least(1), metavar="N", default=1, help="default: 1").option(
-        "--backend", choices=("llvm", "reference"), default="llvm", help="default: llvm; reference is slow NumPy"
+    parser.option("--threads", type=at_least(1), metavar="N", default=1, help="of the llvm backend; default: 1")
+    return backend(parser)
+
+
+def backend(parser: Parser) -> Parser:
+    note = "llvm (the default) for this processor, cuda for an NVIDIA GPU, reference for slow NumPy"
+    return parser.option("--backend", choices=("llvm", "cuda", "reference"), default="llvm", help=note)
+
+
+def rounding(parser: Parser, default: str = "fast") -> Parser:
+    note = (
+        "exact sums float32 products directly; fast takes Winograd's filtering where that is less work, on a GPU tf32 "
+        f"in the tensor cores; bf16 is for GPUs alone (default: {default})"
     )
-
-
-def rounding(parser: Parser) -> Parser:
-    note = "fast (the default) takes Winograd's filtering where that is less work, exact does not"
-    return parser.option("--precision", choices=("fast", "exact"), default="fast", help=note)
+    return parser.option("--precision", choices=("fast", "exact", "bf16"), default=default, help=note)
 
 
 def before_network(parser: Parser) -> Parser:
@@ -126,7 +133,7 @@ def train_command(p: Parser) -> None:
     p.option("--weight-decay", type=at_least(0, float), metavar="X", default=0.0, help="default: 0")
     p.option("--weights", metavar="FILE", default=commands.INITIAL, help=f"to start from: {WEIGHTS} (the default)")
     p.option("--seed", type=at_least(0), metavar="N", default=0, help="of weights, split and order (default: 0)")
-    working(p)
+    working(rounding(p, "exact"))
 
 
 def run_command(p: Parser) -> None:
@@ -155,7 +162,7 @@ def bench_command(p: Parser) -> None:
 def show_command(p: Parser) -> None:
     network(p).option("--stage", choices=tuple(commands.STAGES), default="graph", help="default: graph")
     p.option("--after", metavar="PASS", help="the graph after this pass; `trace`: before all (default: after all)")
-    rounding(p).option("--train", action="store_true", help="a training step instead of inference")
+    backend(rounding(p)).option("--train", action="store_true", help="a training step instead of inference")
 
 
 def demo_command(p: Parser) -> None:

@@ -126,6 +126,7 @@ def train(a: Namespace) -> int:
         seed=a.seed,
         threads=a.threads,
         backend=a.backend,
+        precision=a.precision,
         checkpoint=a.out,
     )
     seconds = perf_counter() - start
@@ -229,7 +230,7 @@ def bench(a: Namespace) -> int:
         "gmacs_per_second": macs / statistics.median(seconds) / 1e9,
     }
     kernels = driver.kernel_times(net.program, a.backend) if a.kernels else None
-    errors = accuracy(found.model, found.shape, a.threads, found.name) if a.accuracy else []
+    errors = accuracy(found.model, found.shape, a.threads, found.name, a.backend) if a.accuracy else []
     if a.json:
         more = kernels.data() if kernels else {}
         more |= {"accuracy": {e.precision: {"rms": e.rms, "max": e.max} for e in errors}} if errors else {}
@@ -275,7 +276,7 @@ def source_graph(a: Namespace, found: Network) -> Graph:
 
 def graph_text(a: Namespace, found: Network) -> str:
     """The graph after --after, the last pass of that name; after all passes without it."""
-    pipeline = TRAINING if a.train else driver.pipeline_of(a.precision)
+    pipeline = pipeline_of(a)
     names = ["trace", *(step.__name__ for step in pipeline)]
     after = a.after or names[-1]
     if after not in names:
@@ -284,9 +285,22 @@ def graph_text(a: Namespace, found: Network) -> str:
     return show(run_passes(source_graph(a, found), pipeline[:last]))
 
 
+def pipeline_of(a: Namespace):
+    return TRAINING if a.train else driver.pipeline_of(a.precision, a.backend)
+
+
 def schedule_text(a: Namespace, found: Network) -> str:
-    graph = run_passes(source_graph(a, found), TRAINING if a.train else driver.pipeline_of(a.precision))
-    return show_schedule(driver.scheduling.make_schedule(graph))
+    graph = run_passes(source_graph(a, found), pipeline_of(a))
+    if (schedule := driver.schedule_of(graph, a.backend)) is None:
+        raise GraphcError(f"the {a.backend} backend has no schedule: it runs the graph")
+    return show_schedule(schedule)
+
+
+def cuda_text(a: Namespace, found: Network) -> str:
+    """CUDA C, which is emitted without a GPU."""
+    a.backend = "cuda"
+    graph = run_passes(source_graph(a, found), pipeline_of(a))
+    return driver.backend_of("cuda").source(driver.schedule_of(graph, "cuda"), a.precision)
 
 
 def source_text(kind: str) -> Callable[[Namespace, Network], str]:
@@ -308,4 +322,5 @@ STAGES: Mapping[str, Callable[[Namespace, Network], str]] = {
     "schedule": schedule_text,
     "llvm": source_text(".ll"),
     "asm": source_text(".s"),
+    "cuda": cuda_text,
 }

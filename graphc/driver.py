@@ -54,14 +54,13 @@ if TYPE_CHECKING:
 # Loaded when a network is first compiled or reported: a third of what `import graphc` would take.
 scheduling, reporting = lazily("graphc.schedule"), lazily("graphc.report")
 
-BACKENDS = ("llvm", "reference")
-# How inference may compute: "fast" takes Winograd's filtering where that is less work, "exact" sums directly.
-PRECISIONS = {"fast": FAST_INFERENCE, "exact": INFERENCE}
+BACKENDS = ("llvm", "cuda", "reference")
 Shapes = Sequence[int] | Sequence[Sequence[int]] | None
 
 
 def backend_of(name: str):
-    """The backend's module: `compile(schedule, graph, ...)`, and `build(...)` where it makes executables."""
+    """The backend's module: `compile(schedule, graph, ...)`, the precisions it offers, the `TRAITS` of the machine it
+    wants schedules for (None: it runs the graph), and `build(...)` where it makes executables."""
     if name not in BACKENDS:
         raise GraphcError(f"no backend {name!r}\n  expected one of {', '.join(BACKENDS)}")
     return importlib.import_module(f"graphc.backends.{name}")
@@ -179,26 +178,28 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     model       a Module, a function of tensors, a tensor or a list of tensors
     input       shape of the f32 input with the batch, e.g. (1, 3, 224, 224), or a list of shapes; not needed for
                 tensors, whose inputs are taken in the order they were made
-    backend     "llvm", or "reference" for NumPy in float64, op by op
+    backend     "llvm"; "cuda" for the GPU that is current in CuPy; "reference" for NumPy in float64, op by op
     threads     how many threads a call uses, 1 to 1024; the result's bits do not depend on it
     cpu         "native", or a level such as "x86-64-v3"
     precision   "fast" computes 3x3 and 5x5 convolutions by Winograd's filtering where that is less work, which rounds
-                about twice as much as "exact"; both stay within 1e-5 of the output's scale on every network of the zoo
+                about twice as much as "exact"; both stay within 1e-5 of the output's scale on every network of the zoo.
+                On a GPU "fast" multiplies by the tensor cores, which round operands to tf32 (10 bits), "bf16" likewise
+                to bfloat16 (7 bits), and "exact" in float32
     preprocess  arithmetic on the first input that belongs to the program
 
     The result is called with arrays of exactly these shapes and types, and gives an array, or a tuple of them. Weights
     are taken as they are now; `refresh` of the result takes them again. Raises GraphcError for what the network or the
     request gets wrong: the user's line, what was expected and what came.
     """
-    source, pipeline = traced_graph(model, input, preprocess, name), pipeline_of(precision)
+    source, pipeline = traced_graph(model, input, preprocess, name), pipeline_of(precision, backend)
 
     def lower() -> tuple[Graph, Schedule | None]:
         graph = run_passes(source, pipeline)
-        return graph, scheduling.make_schedule(graph) if backend != "reference" else None
+        return graph, schedule_of(graph, backend)
 
     with rarely_collected():
         graph, schedule = lower()
-        program = program_of(backend, schedule, graph, threads, cpu)
+        program = program_of(backend, schedule, graph, threads, cpu, precision)
 
     def build_again(path, **options) -> None:
         build(model, input, path, name=name, **{"preprocess": preprocess, "precision": precision, **options})
@@ -206,19 +207,30 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     return CompiledNetwork(source, graph, schedule, program, build_again, lower)
 
 
-def pipeline_of(precision: str):
-    """The passes of an inference program."""
-    if precision not in PRECISIONS:
-        raise GraphcError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return PRECISIONS[precision]
+def pipeline_of(precision: str, backend: str = "llvm"):
+    """The passes of an inference program. "fast" means Winograd's filtering, unless the backend has another way to
+    save arithmetic."""
+    made_by = backend_of(backend)
+    if precision not in made_by.PRECISIONS:
+        raise GraphcError(f"precision: the {backend} backend has {', '.join(made_by.PRECISIONS)}, got {precision!r}")
+    winograd = made_by.TRAITS is None or made_by.TRAITS.winograd
+    return FAST_INFERENCE if winograd and precision == "fast" else INFERENCE
 
 
-def program_of(backend: str, schedule: Schedule | None, graph: Graph, threads: int, cpu: str) -> Program:
+def schedule_of(graph: Graph, backend: str) -> Schedule | None:
+    """The graph's schedule for the machine of a backend; None where that runs the graph itself."""
+    traits = backend_of(backend).TRAITS
+    return None if traits is None else scheduling.make_schedule(graph, traits)
+
+
+def program_of(
+    backend: str, schedule: Schedule | None, graph: Graph, threads: int, cpu: str, precision: str
+) -> Program:
     """The backend's program, shown and dumped as GRAPHC_DEBUG and GRAPHC_DUMP ask."""
     if not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise GraphcError(f"threads: expected a number from 1 to 1024, got {threads!r}")
     made_by = backend_of(backend)
-    program = made_by.compile(schedule, graph, threads=threads, cpu=cpu)
+    program = made_by.compile(schedule, graph, threads=threads, cpu=cpu, precision=precision)
     if debug_level() >= 1 and program.making:
         report(f"{graph.name}: {program.making}")
     if os.environ.get("GRAPHC_DUMP"):
@@ -230,13 +242,14 @@ def program_of(backend: str, schedule: Schedule | None, graph: Graph, threads: i
 
 
 def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, backend: str = "llvm",
-                     threads: int = 1, cpu: str = "native") -> CompiledStep:  # fmt: skip
+                     threads: int = 1, cpu: str = "native", precision: str = "exact") -> CompiledStep:  # fmt: skip
     """A compiled training step: forward, gradients and update in one call of `step(images, target) -> loss`.
 
     input      shape of the network's f32 input with the batch, or a list of shapes
     loss       a loss module such as nn.CrossEntropyLoss(), which gives one number
     optimizer  a description such as optim.SGD(lr=0.01, momentum=0.9)
     backend, threads, cpu   as of `compile`
+    precision  "exact" multiplies in float32; "fast" and "bf16" let the tensor cores of a GPU round what they multiply
 
     The target has the type that the loss asks for: i32 classes [N] for CrossEntropyLoss. The loss comes back as a
     float, from before the update. The model's weights live in the program from now on and are updated in place:
@@ -244,13 +257,14 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
     optimizer state. Raises GraphcError, as `compile` does.
     """
     types = input_types(input)
+    pipeline_of(precision, backend)  # whether there is such a precision
 
     def program(batch: int):
         shapes = [(batch, *t.shape[1:]) for t in types]
         with rarely_collected():
             graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
-            schedule = scheduling.make_schedule(graph) if backend != "reference" else None
-            return graph, schedule, program_of(backend, schedule, graph, threads, cpu)
+            schedule = schedule_of(graph, backend)
+            return graph, schedule, program_of(backend, schedule, graph, threads, cpu, precision)
 
     parameters = dict(model.named_state()) if isinstance(model, Module) else {}
     return CompiledStep(program, types[0].shape[0], parameters)

@@ -183,7 +183,7 @@ def test_bad_request(here, capsys, case):
         (["bench", "mlp", "--threads", "two"], "expected a whole number from 1, got 'two'"),
         (["build", "mlp", "--weights", "initial", "-o", "x", "--scale", "1/0"], "got '1/0'"),
         (["train", "mlp", "--data", "digits"], "--out"),
-        (["show", "mlp", "--stage", "cuda"], "invalid choice: 'cuda'"),
+        (["show", "mlp", "--stage", "metal"], "invalid choice: 'metal'"),
     ],
 )
 def test_bad_flags(arguments, message, capsys):

@@ -9,24 +9,30 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from graphc.ir import Graph, GraphcError
-from graphc.schedule import Schedule
+from graphc.schedule import CPU, Schedule
 from graphc.schedule.image import state_image, weight_image
+from graphc.schedule.roofline import Profile, works
 from graphc.version import __version__
 
 from . import executable, target
 from .calibrate import measured
 from .executable import CpuObject, ExecutableParts, TensorInfo
 from .objects import compile_objects
-from .profile import Profile, profile, works
+from .profile import profile
 from .program import LlvmProgram
 
-__all__ = ["LlvmProgram", "build", "compile", "kernel_times"]
+__all__ = ["PRECISIONS", "TRAITS", "LlvmProgram", "build", "compile", "kernel_times"]
+
+TRAITS = CPU
+PRECISIONS = ("fast", "exact")  # the graph differs, not the code
 
 PORTABLE = ("x86-64-v3", "x86-64-v4")  # one object each; the program picks the best that its processor runs
 SELFTESTS = 2
 
 
-def compile(schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "native") -> LlvmProgram:
+def compile(
+    schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "native", precision: str = "fast"
+) -> LlvmProgram:
     """The schedule as a program in this process. Weights are packed while its code is compiled."""
     with ThreadPoolExecutor(1) as aside:
         weights = aside.submit(weight_image, schedule)

@@ -11,12 +11,13 @@ import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Barrier
 from time import perf_counter
 
 import numpy as np
 from llvmlite import ir
+
+from graphc.schedule.roofline import Limits
 
 from . import jit
 from .emit import F32, I64, PTR, const, fma, function, load_, loop, loop_carry, store_, vec
@@ -28,24 +29,6 @@ STREAMS = 8  # vectors read in one iteration, each into a sum of its own
 READ_BYTES = 32 << 20  # how much one measurement reads, at least
 ROUNDS = 5
 DRAM_BYTES = 192 << 20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of `threads` threads together: FLOP/s of multiply-adds, and bytes/s of reading buffers of up to so many bytes
-    (in all; None for any size), the nearest memory first."""
-
-    threads: int
-    flops: float
-    reads: tuple[tuple[str, int | None, float], ...]
-
-    def bandwidth(self, touched: int) -> float:
-        """Bytes/s from the nearest memory that holds so many bytes."""
-        return next(rate for _, most, rate in self.reads if most is None or touched <= most)
-
-    def seconds(self, macs: int, touched: int) -> float:
-        """The least time of so many multiply-adds over so many bytes, each read or written once."""
-        return max(2 * macs / self.flops, touched / self.bandwidth(touched))
 
 
 def loaded(module: ir.Module, machine: Target, pointers: int, integers: int) -> Callable:

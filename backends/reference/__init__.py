@@ -24,7 +24,10 @@ from graphc.ir import (
     located,
 )
 
-__all__ = ["ReferenceProgram", "compile", "run"]
+__all__ = ["PRECISIONS", "TRAITS", "ReferenceProgram", "compile", "run"]
+
+TRAITS = None  # it runs graphs
+PRECISIONS = ("fast", "exact")
 
 
 def run(
@@ -132,7 +135,9 @@ class ReferenceProgram:
         return next(v.type for v in self.graph.weights + self.graph.state if v.name == name)
 
 
-def compile(schedule: object, graph: Graph, *, threads: int = 1, cpu: str = "native") -> ReferenceProgram:
+def compile(
+    schedule: object, graph: Graph, *, threads: int = 1, cpu: str = "native", precision: str = "fast"
+) -> ReferenceProgram:
     """The graph as a program in float64; results are what a compiled program would give, without its rounding. There
     is nothing to schedule, so the other arguments, which all backends take, change nothing."""
     return ReferenceProgram(graph)

@@ -30,21 +30,28 @@ class Argument:
         if type(x) is np.ndarray and x.dtype == self.dtype and x.shape == self.shape and x.flags.c_contiguous:
             return x
         array = np.asarray(x)
-        if array.shape != self.shape:
-            raise GraphcValueError(
-                f"{self.title}: wrong shape\n  expected {dims(self.shape)}, got {dims(array.shape)}\n"
-                f"  {self._mend(array)}"
-            )
+        self._check_shape(array.shape)
         if isinstance(x, int | float) and self.dtype != bool:  # a number takes the input's type
             array = array.astype(self.dtype) if self.dtype.kind == "f" or isinstance(x, int) else array
         elif self.dtype == np.int32 and array.dtype.kind in "iu":
             array = self._narrowed(array)
-        if array.dtype != self.dtype:
+        self.check(array.shape, array.dtype)
+        return np.ascontiguousarray(array).reshape(self.shape)
+
+    def check(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Raises the error for an array that is not exactly what the program takes."""
+        self._check_shape(shape)
+        if dtype != self.dtype:
             raise GraphcTypeError(
-                f"{self.title}: wrong element type\n  expected {self.dtype}, got {array.dtype}\n"
+                f"{self.title}: wrong element type\n  expected {self.dtype}, got {dtype}\n"
                 f"  convert it with array.astype(numpy.{self.dtype})"
             )
-        return np.ascontiguousarray(array).reshape(self.shape)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if shape != self.shape:
+            raise GraphcValueError(
+                f"{self.title}: wrong shape\n  expected {dims(self.shape)}, got {dims(shape)}\n  {self._mend(shape)}"
+            )
 
     def _narrowed(self, labels: np.ndarray) -> np.ndarray:
         limits = np.iinfo(np.int32)
@@ -55,9 +62,9 @@ class Argument:
             )
         return labels.astype(np.int32)
 
-    def _mend(self, array: np.ndarray) -> str:
-        if array.size == np.prod(self.shape):
+    def _mend(self, shape: tuple[int, ...]) -> str:
+        if np.prod(shape) == np.prod(self.shape):
             return f"the numbers are as many: array.reshape({self.shape}), if their order is right"
-        if array.shape[1:] == self.shape[1:]:
+        if shape[1:] == self.shape[1:]:
             return f"the program is compiled for a batch of {self.shape[0]}: fill the array up, or compile for another"
         return "shapes are fixed when a network is compiled: give an array of that shape, or compile for this one"

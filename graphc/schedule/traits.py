@@ -19,8 +19,9 @@ class Traits:
 
     `units` and `lanes`: how many units of work a kernel should have, and how many results side by side make one; a long
     reduction with fewer is cut. `products`: contractions too, if that many units of them keep the machine busy (0:
-    they are not cut). `in_step`: whether chains of kernels can share a thread's cache, as `Block`s. `winograd`: whether
-    precision="fast" means minimal filtering.
+    they are not cut). `late`: updates of weights or state that touch no more bytes wait for the end, where one launch
+    runs many (0: all run as soon as they may). `in_step`: whether chains of kernels can share a thread's cache, as
+    `Block`s. `winograd`: whether precision="fast" means minimal filtering.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Traits:
     units: int
     lanes: int
     products: int
+    late: int
     in_step: bool
     winograd: bool
 
@@ -53,6 +55,7 @@ CPU = Traits(
     units=64,  # enough for any number of threads that small kernels are worth
     lanes=16,
     products=0,
+    late=0,
     in_step=True,
     winograd=True,
 )
@@ -65,6 +68,7 @@ GPU = Traits(
     units=512,
     lanes=32,
     products=264,
+    late=256 << 10,
     in_step=False,
     winograd=False,
 )

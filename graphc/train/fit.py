@@ -23,10 +23,12 @@ from .trainer import check_request, train
 class Compiled:
     """The programs of a training run (`trainer.Programs`): a compiled step, and inference compiled when it is asked."""
 
-    def __init__(self, model: Module, shape: tuple[int, ...], loss: Callable, optimizer: Optimizer, **options):
-        """`shape` is the network's input with the batch, `options` those of `compile`: backend, threads, cpu."""
+    def __init__(self, model: Module, shape: tuple[int, ...], loss: Callable, optimizer: Optimizer,
+                 precision: str = "exact", **options):  # fmt: skip
+        """`shape` is the network's input with the batch, `precision` that of a step, `options` those of `compile`:
+        backend, threads, cpu."""
         self._model, self._shape, self._loss, self._options = model, shape, loss, options
-        self._step = compile_training(model, shape, loss=loss, optimizer=optimizer, **options)
+        self._step = compile_training(model, shape, loss=loss, optimizer=optimizer, precision=precision, **options)
         self._network: CompiledNetwork | None = None
         self._stale = False
 
@@ -109,6 +111,7 @@ def fit(
     seed: int = 0,
     threads: int = 1,
     backend: str = "llvm",
+    precision: str = "exact",
     checkpoint: str | os.PathLike | None = None,
     show: Display | None = None,
     notify: Callable[[Epoch], None] | None = None,
@@ -117,6 +120,7 @@ def fit(
 
     loss        cross entropy by default
     optimizer   SGD with lr 0.01 and momentum 0.9 by default
+    backend, threads, precision   as of `compile_training`
     seed        of the order of samples; the model's initial weights have their own
     checkpoint  a safetensors file, written as a whole after each epoch
     show        a progress bar on a terminal by default, else nothing; `notify` is called after each epoch
@@ -134,6 +138,7 @@ def fit(
         (batch, *data.sample_shape),
         loss or CrossEntropyLoss(),
         optimizer or SGD(lr=0.01, momentum=0.9),
+        precision,
         backend=backend,
         threads=threads,
     )

@@ -17,11 +17,11 @@ from graphc import cache, nn
 from graphc.backends import llvm
 from graphc.backends.llvm import assemble, jit
 from graphc.backends.llvm.objects import compile_objects
-from graphc.backends.llvm.profile import works
 from graphc.backends.llvm.program import CLOSE
 from graphc.backends.reference import run
 from graphc.models import MobileNetV1, UNet, ViT, get
 from graphc.schedule import make_schedule
+from graphc.schedule.roofline import works
 
 # The project's bound for every network: 1e-5 of the output's scale, forward and gradients.
 TOLERANCE = 1e-5

@@ -7,9 +7,9 @@ import numpy as np
 import graphc
 from graphc import nn
 from graphc.backends.llvm import calibrate, target
-from graphc.backends.llvm.calibrate import Limits
-from graphc.backends.llvm.profile import KernelTime, Profile, profile
+from graphc.backends.llvm.profile import profile
 from graphc.models import get
+from graphc.schedule.roofline import KernelTime, Limits, Profile
 
 LIMITS = Limits(1, 100e9, (("L2", 1000, 50e9), ("DRAM", None, 10e9)))
 

@@ -1,0 +1,132 @@
+"""What the kernels of a schedule have to do, and how near their times are to what the machine can do.
+
+The roofline of a kernel is the time in which its multiply-adds run at the peak and its buffers are read once from the
+nearest memory that holds them all, whichever is longer. A kernel may beat it: by an algorithm with fewer multiply-adds,
+or by touching only a part of a buffer. Backends measure; tables and JSON are made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .kernels import Schedule, reads, writes
+from .layout import NUMPY, Buffer
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of `threads` threads together, or of a whole device (0): FLOP/s of multiply-adds, and bytes/s of reading buffers
+    of up to so many bytes (in all; None for any size), the nearest memory first."""
+
+    threads: int
+    flops: float
+    reads: tuple[tuple[str, int | None, float], ...]
+
+    def bandwidth(self, touched: int) -> float:
+        """Bytes/s from the nearest memory that holds so many bytes."""
+        return next(rate for _, most, rate in self.reads if most is None or touched <= most)
+
+    def seconds(self, macs: int, touched: int) -> float:
+        """The least time of so many multiply-adds over so many bytes, each read or written once."""
+        return max(2 * macs / self.flops, touched / self.bandwidth(touched))
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kernel: its multiply-adds, and bytes of the buffers it touches."""
+
+    name: str
+    kind: str
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class KernelTime(Work):
+    """A kernel and its `seconds`: median of the runs, less the cost of an empty call."""
+
+    seconds: float
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s of a contraction, 0 for other kernels."""
+        return 2e-9 * self.macs / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def gigabytes(self) -> float:
+        """GB/s of all buffers read and written once."""
+        return 1e-9 * self.bytes / self.seconds if self.seconds > 0 else 0.0
+
+
+def works(schedule: Schedule) -> list[Work]:
+    """What each kernel has to do."""
+    found = []
+    for kernel in schedule.kernels:
+        touched = {schedule.root(b) for b in (*reads(kernel), *writes(kernel))}
+        kind, size = (
+            getattr(kernel, "kind", type(kernel).__name__.lower()),
+            sum(schedule.buffers[b].bytes for b in touched),
+        )
+        found.append(Work(kernel.name, kind, getattr(kernel, "macs", 0), size))
+    return found
+
+
+def drawn(b: Buffer) -> np.ndarray:
+    """Standard normal numbers, or zeros for integers (labels)."""
+    if b.dtype == "f32":
+        return np.random.Generator(np.random.Philox(0)).standard_normal(b.shape, np.float32)
+    return np.zeros(b.shape, NUMPY[b.dtype])
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times of a program's kernels, and the limits of the machine in the same run."""
+
+    times: tuple[KernelTime, ...]
+    limits: Limits
+
+    def least(self, t: KernelTime) -> float:
+        """Seconds by the roofline."""
+        return self.limits.seconds(t.macs, t.bytes)
+
+    def data(self) -> dict[str, object]:
+        """For JSON: `kernels` in order, and `limits`; microseconds, GFLOP/s and GB/s."""
+        kernels = [
+            {
+                "name": t.name,
+                "kind": t.kind,
+                "us": t.seconds * 1e6,
+                "macs": t.macs,
+                "bytes": t.bytes,
+                "gflops": t.gflops,
+                "gigabytes_per_second": t.gigabytes,
+                "of_roofline": self.least(t) / t.seconds if t.seconds else None,
+            }
+            for t in self.times
+        ]
+        reads = {name: rate / 1e9 for name, _, rate in self.limits.reads}
+        limits = {"threads": self.limits.threads, "gflops": self.limits.flops / 1e9, "gigabytes_per_second": reads}
+        return {"kernels": kernels, "limits": limits}
+
+    def __str__(self) -> str:
+        """A table: microseconds, share of the whole, GFLOP/s of contractions, bytes, GB/s, share of the roofline;
+        below it the limits."""
+        whole = sum(t.seconds for t in self.times) or 1.0
+        width = max((len(t.name) for t in self.times), default=6)
+        columns = f"{'us':>9}  {'share':>6}  {'GFLOP/s':>7}  {'kB':>9}  {'GB/s':>6}  {'of roofline':>11}"
+        lines = [f"{'kernel':{width}}  {'kind':9}  {columns}"]
+        for t in self.times:
+            rate = f"{t.gflops:7.1f}" if t.macs else " " * 7
+            took = f"{t.seconds * 1e6:9.1f}  {t.seconds / whole:6.1%}"
+            share = f"{self.least(t) / t.seconds:11.0%}" if t.seconds else " " * 11
+            moved = f"{t.bytes / 1e3:9.1f}  {t.gigabytes:6.1f}"
+            lines.append(f"{t.name:{width}}  {t.kind:9}  {took}  {rate}  {moved}  {share}")
+        floor, macs = sum(map(self.least, self.times)), sum(t.macs for t in self.times)
+        sums = f"{whole * 1e6:9.1f}  {1:6.1%}  {2e-9 * macs / whole:7.1f}  {'':9}  {'':6}"
+        lines.append(f"{'all kernels':{width}}  {len(self.times):<9}  {sums}  {floor / whole:11.0%}")
+        reads = ", ".join(f"{name} {rate / 1e9:.0f} GB/s" for name, _, rate in self.limits.reads)
+        threads = self.limits.threads
+        many = f"{threads} thread{'s' * (threads > 1)}" if threads else "the whole device"
+        return "\n".join([*lines, f"roofline, {many}: {self.limits.flops / 1e9:.0f} GFLOP/s of multiply-adds, {reads}"])
