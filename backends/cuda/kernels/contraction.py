@@ -38,9 +38,9 @@ def emit_tiles(name: str, form: Form, plan: Plan, buffers: Mapping[str, Buffer],
     write, tile = Writer(), plan.tile
     params, pointers = parameters(form.arguments, form.written, buffers)
     sizes = f"{form.batch} x [{form.m} x {form.k}] [{form.k} x {form.n}]"
-    write(f"// {form.kind} {sizes}, tile {tile.rows} x {tile.columns} x {tile.depth}, {tile.arithmetic}")
     dynamic = plan.bytes > target.static_shared
     with write.block(f"KERNEL({name}, {tile.threads}, {plan.resident})({params})"):
+        write(f"// {form.kind} {sizes}, tile {tile.rows} x {tile.columns} x {tile.depth}, {tile.arithmetic}")
         _declare_stages(write, plan, dynamic)
         write("const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;")
         tiles = plan.down * plan.across

@@ -6,6 +6,7 @@ many blocks share a multiprocessor. Shapes and the target's constants decide alo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..target import Target
@@ -16,7 +17,7 @@ ARITHMETIC = ("f32", "tf32", "bf16")
 STAGES = (4, 3, 2)  # slices of the sum in shared memory: one in use, the others on their way
 RESERVED = 1024  # bytes of shared memory that the system takes for each block
 REGISTERS = 128  # for a thread of a tile with 64 sums, addresses and fragments included
-HELD = 76  # of them at most for sums and offsets of rows: more of both would spill
+HELD = 0.55  # of a thread's registers at most for sums and offsets of rows: more of both would spill
 BUSY = 256  # threads with which a multiprocessor does its arithmetic at about full speed
 SLICE_CYCLES = 60  # of a slice that no arithmetic hides: barrier, addresses
 BLOCK_CYCLES = 1500  # to begin and to end a block: first slices from far away, stores
@@ -49,9 +50,19 @@ def plan(form: Form, target: Target, arithmetic: str) -> Plan:
     if arithmetic not in ARITHMETIC:
         raise ValueError(f"no arithmetic {arithmetic!r}; there is {', '.join(ARITHMETIC)}")
     tiles = FMA_TILES if arithmetic == "f32" else mma_tiles(arithmetic)
-    plans = [planned(form, tile, target) for tile in tiles if tile.sums + _offsets(form, tile) <= HELD]
-    plans = [p for p in plans if p.bytes <= target.shared_block - RESERVED]
-    return min(plans, key=lambda p: (cycles(p, form.batch, target), -p.tile.sums * p.tile.threads))
+    return min(
+        allowed(form, tiles, target), key=lambda p: (cycles(p, form.batch, target), -p.tile.sums * p.tile.threads)
+    )
+
+
+def allowed(form: Form, tiles: Sequence[FmaTile | MmaTile], target: Target) -> list[Plan]:
+    """The plans of those tiles that shared memory and registers hold."""
+    return [
+        p
+        for p in (planned(form, tile, target) for tile in tiles)
+        if p.bytes <= target.shared_block - RESERVED
+        and p.tile.sums + _offsets(form, p.tile) <= HELD * target.registers_processor // (p.resident * p.tile.threads)
+    ]
 
 
 def planned(form: Form, tile: FmaTile | MmaTile, target: Target) -> Plan:

@@ -133,7 +133,12 @@ class FmaTile:
 @dataclass(frozen=True)
 class MmaTile:
     """`warps` down and across; each computes `mt` x `nt` rectangles of 16 x 8. Sums are in float32, products of
-    `arithmetic`: "tf32" or "bf16", to which operands are rounded here."""
+    `arithmetic`: "tf32" or "bf16", to which operands are rounded here.
+
+    Lane 4 g + t holds column g of b's rectangles and columns 2 t, 2 t + 1 of the sums'. Where it reads four neighbours
+    of w, one for each of four rectangles, `spread` is where they lie among 32: then what four lanes store at once are
+    16 neighbours, whole sectors, and lanes g and g + 1 meet in no bank.
+    """
 
     warps: tuple[int, int]
     mt: int
@@ -162,6 +167,7 @@ class MmaTile:
         write(
             f"const int down = warp / {across} * {16 * self.mt}, across = warp % {across} * {8 * self.nt};",
             "const int g = lane / 4, t = lane % 4;",
+            "const int spread = g % 2 ? 16 + (g / 2 + 1) % 4 * 4 : g * 2;",
             f"float acc[{self.mt}][{self.nt}][4] = {{}};",
         )
 
@@ -186,7 +192,7 @@ class MmaTile:
         depth = f"k + {8 * half} + 2 * t" if half else "k + 2 * t"
         write("#pragma unroll")
         with write.block(f"for (int r = 0; r < {count}; r += {near})"):
-            row = f"{at} + {near} * g + r * 8"
+            row = f"{at} + {'spread' if at == 'across' and near == 4 else f'{near} * g'} + r * 8"
             parts = "xyzw"[:near]
             if stage.deep:
                 for j in range(near):
@@ -220,7 +226,7 @@ class MmaTile:
 
     def column(self, w: Stage) -> str:
         if self._near(w, self.nt) == 4:
-            return "across + 8 * t + q / 2 * 32 + q % 2 * 4"
+            return "across + q / 2 * 32 + (q % 2 ? 16 + (t + 1) % 4 * 4 : t * 4)"
         return "across + 4 * t + q * 16"
 
     def sum(self, w: Stage, e: int) -> str:

@@ -33,10 +33,9 @@ def emit_vectors(name: str, form: Form, buffers: Mapping[str, Buffer]) -> Kernel
     width = form.w.width
     lanes = COLUMNS // width  # threads side by side
     slices, across = THREADS // lanes, -(-form.n // COLUMNS)
-    write(
-        f"// {form.kind} {form.batch} x [{form.m} x {form.k}] [{form.k} x {form.n}], strips of {COLUMNS} columns, f32"
-    )
     with write.block(f"KERNEL({name}, {THREADS}, {2048 // THREADS // 2})({params})"):
+        sizes = f"{form.batch} x [{form.m} x {form.k}] [{form.k} x {form.n}]"
+        write(f"// {form.kind} {sizes}, strips of {COLUMNS} columns, f32")
         write.fill(
             """
             SHARED(float, parts, [$parts]);

@@ -16,7 +16,7 @@ from graphc.schedule.expr import Aff
 from graphc.schedule.flat import ClippedStore, FlatContraction, Split
 from graphc.schedule.kernels import ACC, Axis, Store, repeatable
 from graphc.schedule.layout import Buffer
-from graphc.schedule.roles import joined, without_single
+from graphc.schedule.roles import joined, roles, without_single
 
 LINE = 16  # floats in one line of a cache
 
@@ -160,10 +160,12 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int =
     partner = split.outer if split.outer in dict(par) else None
     if x.coef(kernel.lanes) or (partner and x.coef(partner)):
         raise ValueError(f"contraction {kernel.name}: %{kernel.x.buffer} depends on the lanes")
-    known = [(e, a) for a, e in par if w.coef(a) and not x.coef(a) and a not in fixed]
+    parts = roles(kernel)
+    known = [(e, a) for a, e in parts.lanes if a != kernel.lanes and a not in fixed]
     rows = partner is None and bool(known)
     partner = max(known)[1] if rows else partner
-    batch = tuple((a, e) for a, e in par if a != partner and (w.coef(a) or a in fixed))
+    shared = fixed | {a for a, _ in (*parts.batch, *parts.lanes)}
+    batch = tuple((a, e) for a, e in par if a != partner and a in shared)
     free = fixed | {a for a, _ in batch} | {partner}
     points, whole, pad = _points(kernel, [(a, e) for a, e in par if a not in free])
     red = dict(kernel.red)
