@@ -257,3 +257,16 @@ def test_guarded_epilogue_keeps_its_meaning():
     keep[:, :18, 1:4] = True
     assert (got[~keep] == -1.0).all()
     assert (abs(got - acc)[keep] <= 20 * 2.0**-24 * bound[keep]).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "place", "asked"), [(128, "state", {"y"}), (32, "state", set()), (128, "arena", set())]
+)
+def test_a_tile_asks_for_the_state_that_its_epilogue_changes(steps, place, asked):
+    """An optimizer's moments come from memory; a small activation is near, and a short sum hides nothing."""
+    kernel, buffers = matmul(64, 64, steps)
+    buffers = {**buffers, "y": replace(buffers["y"], place=place)}
+    assert planned((kernel, buffers)).end_ahead == asked
+    module = ir.Module("scan")
+    emit_contraction(module, "k", kernel, buffers, target.x86_64_v3()).function.linkage = "external"
+    assert ("prefetch" in jit.assembly(module, target.x86_64_v3())) == bool(asked)

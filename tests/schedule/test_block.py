@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ from graphc.schedule.kernels import Block, Contraction, bodies
 from graphc.schedule.layout import ALIGNMENT
 
 from .harness import run_schedule
-from .networks import GRAPHS, draw
+from .networks import GRAPHS, draw, inference
 
 THREADS = (1, 2, 3, 8)
 
@@ -97,6 +98,15 @@ def test_large_maps_go_through_winograd_by_rows_of_tiles():
         assert all(k.par[: len(block.steps)] == block.steps for k in block.body)
     most = max(sum(-(-schedule.buffers[n].bytes // ALIGNMENT) * ALIGNMENT for n in b.local) for b in blocks(schedule))
     assert schedule.thread_bytes == most
+
+
+def test_two_threads_share_the_steps():
+    """Seven steps are four and three: 112 rows go by eights, not by sixteens."""
+    steps = [
+        math.prod(n for _, n in b.steps) for b in blocks(make_schedule(inference(MobileNetV1(), (1, 3, 224, 224))))
+    ]
+    assert steps
+    assert all(n % 2 == 0 or n > 16 for n in steps)
 
 
 def test_nothing_is_put_in_step_where_the_caches_hold_it():
