@@ -11,6 +11,8 @@ import numpy as np
 from graphc.ir import Graph, GraphcError, GraphcTypeError, GraphcValueError
 from graphc.nn.parameter import Parameter
 
+HOST_MEMORY = (1, 3)  # DLPack's kDLCPU, and kDLCUDAHost, which the processor reads too
+
 if TYPE_CHECKING:
     from graphc.schedule import Schedule
 
@@ -92,6 +94,12 @@ class Resident:
         self.step.program.write_state(self.name, array)
 
 
+def on_device(x: object) -> bool:
+    """Whether an array lies in the memory of a GPU, by the interfaces that such arrays show."""
+    place = getattr(x, "__dlpack_device__", None)
+    return hasattr(x, "__cuda_array_interface__") or (place is not None and place()[0] not in HOST_MEMORY)
+
+
 class CompiledStep:
     """A compiled training step: `loss = step(images, target)` updates the model's weights in place.
 
@@ -126,9 +134,9 @@ class CompiledStep:
         return self.outputs[0]
 
     def __call__(self, *inputs) -> float:
-        """One step. Inputs are the network's, then the loss's target (integer class labels may have any integer type).
-        Returns the loss, taken before the update."""
-        arrays = [np.asarray(x) for x in inputs]
+        """One step. Inputs are the network's, then the loss's target (integer class labels may have any integer type;
+        those that lie on a GPU are not checked). Returns the loss, taken before the update."""
+        arrays = [x if on_device(x) else np.asarray(x) for x in inputs]
         expected = self._now.graph.inputs
         if len(arrays) != len(expected):
             names = ", ".join(v.name for v in expected)
@@ -139,7 +147,8 @@ class CompiledStep:
         shape = expected[0].shape
         if arrays[0].ndim == len(shape) and arrays[0].shape[1:] == shape[1:] and arrays[0].shape[0] != shape[0]:
             self._use(int(arrays[0].shape[0]))
-        self._check_labels(arrays[-1])
+        if isinstance(arrays[-1], np.ndarray):
+            self._check_labels(arrays[-1])
         loss, *outputs = self._now.program(*arrays)
         self.outputs = tuple(outputs)
         return float(loss)

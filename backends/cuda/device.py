@@ -115,6 +115,8 @@ class CupyDevice:
                 f"{argument.title}: it is on GPU {array.device.id}, the program on GPU {self.handle.id}\n"
                 "  copy it there first"
             )
+        if argument.dtype == np.int32 and array.dtype.kind in "iu":
+            array = array.astype(np.int32)  # labels
         argument.check(array.shape, array.dtype)
         # what its maker still does to it must be done before the program reads it
         self.stream.wait_event(cupy.cuda.get_current_stream().record())

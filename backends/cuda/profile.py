@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from graphc.schedule.roofline import KernelTime, Limits, works
+from graphc.schedule.roofline import KernelTime, Limits, Work, works
 
 from .device import CupyDevice
 from .program import Bound, CudaProgram
@@ -22,13 +22,22 @@ OLD_CORES = 64  # in 8.0
 
 
 def profile(program: CudaProgram) -> list[KernelTime]:
-    """The kernels of a program in order, on what lies in its memories. The state is as it was afterwards."""
-    device, found = program.device, []
+    """The launches of a program in order, on what lies in its memories. The state is as it was afterwards."""
+    device, found, all_works = program.device, [], works(program.schedule)
     before = program.save_state()
-    for work, launch in zip(works(program.schedule), program.bound(), strict=True):
-        found.append(KernelTime(*vars(work).values(), seconds(device, program.loaded, [launch] * REPEATS) / REPEATS))
+    for launch, bound in zip(program.module.launches, program.bound(), strict=True):
+        work = together([all_works[k] for k in launch.kernels])
+        found.append(KernelTime(*vars(work).values(), seconds(device, program.loaded, [bound] * REPEATS) / REPEATS))
     program.restore_state(before)
     return found
+
+
+def together(parts: Sequence[Work]) -> Work:
+    """What a launch does that runs several kernels."""
+    if len(parts) == 1:
+        return parts[0]
+    name = f"{parts[0].name} and {len(parts) - 1} more"
+    return Work(name, "several", sum(p.macs for p in parts), sum(p.bytes for p in parts))
 
 
 def seconds(device: CupyDevice, loaded: object, launches: Sequence[Bound]) -> float:

@@ -15,6 +15,7 @@ from .kernels import ACC, Access, Contraction, Kernel, Loops, Reduce, Schedule, 
 from .layout import Buffer
 
 TILE = 64  # results of a tile in each direction
+FEW = 8  # points: so few stream the weights past them, all of the machine at it, and are not cut
 SHORTEST = 256  # multiply-adds of an element in one chunk
 
 
@@ -41,6 +42,8 @@ def cut(kernel: Contraction, units: int) -> tuple[str, int]:
     own = {a for i in kernel.w.indices for a in i.axes}
     lanes = dict(kernel.par).get(kernel.lanes, 1)
     points = math.prod(n for a, n in kernel.par if a not in own)
+    if points <= FEW:
+        return "", 1
     batch = math.prod(n for a, n in kernel.par if a in own and a != kernel.lanes)
     tiles = batch * -(-points // TILE) * -(-lanes // TILE)
     wanted = min(units // tiles, math.prod(n for _, n in kernel.red) // SHORTEST)

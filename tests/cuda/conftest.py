@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from cuda.on_shim import ShimDevice
-from cuda.shim.build import compilers
+from on_shim import ShimDevice
+from shim.build import compilers
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,12 @@ class Array(np.ndarray):
     def data(self):
         return SimpleNamespace(ptr=self.ctypes.data)
 
+    def __dlpack_device__(self):
+        return 2, self.number
+
+    def astype(self, dtype):
+        return self.fake.made(np.asarray(self).astype(dtype))
+
 
 class Stream:
     def __init__(self, fake: FakeCupy, non_blocking: bool = False):
@@ -146,7 +152,9 @@ class FakeCupy(ModuleType):
 
     def made(self, array: np.ndarray) -> Array:
         self.blocks.append(array)
-        return array.view(Array)
+        there = array.view(Array)
+        there.fake = self
+        return there
 
     def empty(self, shape, dtype) -> Array:
         return self.made(np.empty(shape, dtype))

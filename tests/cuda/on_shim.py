@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cuda.shim.build import Library, compile_kernels, poison
+from shim.build import Library, compile_kernels, poison
 
 from graphc.backends import cuda
 from graphc.backends.cuda.assemble import Module

@@ -33,8 +33,8 @@ from contraction_samples import (
     matmul,
     unblocked,
 )  # fmt: skip
-from cuda.shim.build import Library, compile_kernels
-from cuda.test_nvrtc import needs_nvrtc
+from shim.build import Library, compile_kernels
+from test_nvrtc import needs_nvrtc
 
 from graphc.backends.cuda import nvrtc
 from graphc.backends.cuda.emit import KernelCode

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda.fake_cupy import FakeCupy
-from cuda.on_shim import program
-from cuda.shim.build import compile_kernels, compilers
+from fake_cupy import FakeCupy
+from on_shim import program
+from shim.build import compile_kernels, compilers
 
 import graphc
 from graphc import nn
@@ -198,6 +198,21 @@ def test_training_state_lives_on_the_device(fake):
     loss = step(x, y)
     step.restore(saved)
     assert step(x, y) == loss
+
+
+@needs_compiler
+def test_a_step_takes_what_lies_on_the_device(fake):
+    cupy = fake()
+    model, rng = Net(), np.random.default_rng(3)
+    step = graphc.compile_training(
+        model, SHAPE, loss=nn.CrossEntropyLoss(), optimizer=graphc.optim.SGD(lr=0.1), backend="cuda"
+    )
+    x, y = rng.standard_normal(SHAPE, np.float32), np.array([3, 1])
+    saved = step.save()
+    want = step(x, y)
+    step.restore(saved)
+    assert step(cupy.made(x), cupy.made(y)) == want  # labels of 64 bits, as PyTorch's
+    assert isinstance(step.scores, cupy.ndarray)
 
 
 @needs_compiler

@@ -9,8 +9,8 @@ from functools import cache
 import loop_samples as make
 import numpy as np
 import pytest
-from cuda.shim.build import Library, compile_kernels, compilers
 from loop_samples import SAMPLES, Sample, beyond, names
+from shim.build import Library, compile_kernels, compilers
 
 from graphc.backends.cuda import nvrtc
 from graphc.backends.cuda.emit import KernelCode

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda.compiled import check_resources
-from cuda.on_shim import ShimDevice, program
+from compiled import check_resources
+from on_shim import ShimDevice, program
 from schedule.networks import GRAPHS, draw
 
 import graphc

@@ -12,11 +12,11 @@ from functools import cached_property
 
 import numpy as np
 import pytest
-from cuda.compiled import check_resources
-from cuda.on_shim import ShimDevice, program_of
-from cuda.shim.build import compile_kernels
+from compiled import check_resources
+from on_shim import ShimDevice, program_of
 from ops.comparator import TOLERANCE, compare, differentiable, gradient_arrays, gradient_graph
 from ops.samples import SAMPLES, Sample
+from shim.build import compile_kernels
 
 from graphc.backends.cuda.assemble import Module, assemble
 from graphc.backends.cuda.target import AMPERE, HOPPER

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cuda.shim.build import compile_kernels, compilers
+from shim.build import compile_kernels, compilers
 
 from graphc.backends.cuda.emit import KernelCode, Writer, affine, parameters, positions
 from graphc.backends.cuda.values import Lanes, Values
