@@ -7,7 +7,7 @@ vector of elements) at a time. Nodes are interned, so equal trees are one object
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from weakref import WeakValueDictionary
@@ -277,8 +277,8 @@ def _lift(x: E | float, like: E | float) -> E:
     return const(x, like.dtype if isinstance(like, E) else "f32")
 
 
-def walk(*roots: E) -> list[E]:
-    """Every node below the roots once, arguments before users."""
+def walk(*roots: E, known: Container[E] = ()) -> list[E]:
+    """Every node below the roots once, arguments before users; none that is `known`, nor what is below those alone."""
     out: list[E] = []
     seen: set[E] = set()
     stack: list[E | tuple[E]] = list(roots[::-1])  # a node in brackets has its arguments behind it
@@ -286,7 +286,7 @@ def walk(*roots: E) -> list[E]:
         node = stack.pop()
         if type(node) is tuple:
             out.append(node[0])
-        elif node not in seen:
+        elif node not in seen and node not in known:
             seen.add(node)
             if node.args:
                 stack.append((node,))
@@ -325,9 +325,10 @@ def rewrite(root: E, rule: Callable[[E], E | None], memo: dict[E, E] | None = No
     return memo[root]
 
 
-def substitute_axes(root: E, axes: Mapping[str, Aff]) -> E:
-    """Every loop axis named in `axes` replaced, in indices, guards and axis values."""
-    return rewrite(root, partial(substituted, axes=axes)) if axes else root
+def substitute_axes(root: E, axes: Mapping[str, Aff], memo: dict[E, E] | None = None) -> E:
+    """Every loop axis named in `axes` replaced, in indices, guards and axis values. Roots that have much in common may
+    share a `memo`, for the same axes."""
+    return rewrite(root, partial(substituted, axes=axes), memo) if axes else root
 
 
 def substituted(e: E, axes: Mapping[str, Aff]) -> E | None:

@@ -126,6 +126,8 @@ class _Flattener:
         self.memo: dict[tuple[E, tuple[Bound, ...], tuple[Bound, ...]], E] = {}
         self.origins: dict[E, set[tuple]] = {}  # flat load -> the logical accesses it stands for
         self.temps: dict[tuple[Bound, str], float] = {}  # what a temp is known to be where the bound fails
+        self.unsplits: dict[E, E] = {}
+        self.failing: dict[Bound, dict[E, float | None]] = {}  # what expressions are known to be where the bound fails
 
     def reduce(self, out: Reduce, outer: tuple[Bound, ...], inner: tuple[Bound, ...]) -> Reduce:
         """`inner`: bounds of the axes that are reduced over, beyond which the identity counts."""
@@ -133,7 +135,7 @@ class _Flattener:
         expr = self.expression(self.unsplit(out.expr), outer, inner)
         index = None if out.index is None else self.expression(self.unsplit(out.index), outer + inner)
         for b in outer:
-            value = known(expr, self.zeros(b), b)
+            value = self.where_failing(expr, b)
             if value is not None and (out.op != "sum" or value == 0):
                 self.temps[b, out.name] = value
         return Reduce(out.name, out.op, guard(expr, fill, inner), index)
@@ -144,7 +146,7 @@ class _Flattener:
         pads = [b for b in bounds if self.vanishes(out.buffer, indices, b)]
         self.check_padding(out.buffer, out.indices, indices)
         value = self.expression(self.unsplit(out.expr), bounds)
-        beyond = [b for b in pads if not same(known(value, self.zeros(b), b), 0.0)]
+        beyond = [b for b in pads if not same(self.where_failing(value, b), 0.0)]
         value = guard(value, const(0, value.dtype), tuple(beyond))
         at = self.offset(out.buffer, indices)
         if isinstance(at, E):
@@ -171,7 +173,7 @@ class _Flattener:
         return logical.range(self.whole)[1] == index.range(self.sizes)[1] == size - 1
 
     def unsplit(self, e: E) -> E:
-        return substitute_axes(e, self.axes)
+        return substitute_axes(e, self.axes, self.unsplits)
 
     def scratch(self, name: str) -> bool:
         return self.buffers[name].place == "scratch"
@@ -217,7 +219,7 @@ class _Flattener:
         kept = [b for b in e.attr if b not in inside and not self.always(b)]
         for b in tuple(kept):
             rest = inside + tuple(k for k in kept if k is not b)
-            zero = fill.op == "const" and same(fill.attr, 0) and same(known(body, self.zeros(b), b), 0)
+            zero = fill.op == "const" and same(fill.attr, 0) and same(self.where_failing(body, b), 0)
             if zero and all(self.inside(*x.attr, rest) for x in loads(body)):
                 kept.remove(b)
         return tuple(kept)
@@ -263,6 +265,10 @@ class _Flattener:
             if low and high:
                 return True
         return False
+
+    def where_failing(self, e: E, bound: Bound) -> float | None:
+        """What is known of an expression in the iterations where `bound` fails."""
+        return known(e, self.zeros(bound), bound, self.failing.setdefault(bound, {}))
 
     def zeros(self, bound: Bound) -> Callable[[E], float | None]:
         """What is known of a load or temp in the iterations where `bound` fails."""

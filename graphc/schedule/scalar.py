@@ -56,14 +56,19 @@ def apply(op: str, dtype: str, *args, real: type = np.float32):
         return np.asarray(PRIMITIVES[op](*args)).astype(kind)
 
 
-def known(root: E, leaf: Callable[[E], float | None], failing: Bound | None = None) -> float | None:
+def known(
+    root: E,
+    leaf: Callable[[E], float | None],
+    failing: Bound | None = None,
+    memo: dict[E, float | None] | None = None,
+) -> float | None:
     """The value of an expression if it is the same for all values of its unknown parts, else None.
 
     `leaf` gives what is known of loads and temps; guards with the bound `failing` give their fill. 0 * unknown stays
-    unknown: it may be NaN.
+    unknown: it may be NaN. `memo` keeps what was found, for the same `leaf` and `failing`.
     """
-    memo: dict[E, float | None] = {}
-    for e in walk(root):
+    memo = {} if memo is None else memo
+    for e in walk(root, known=memo):
         args = [memo[a] for a in e.args]
         match e.op:
             case "const":
