@@ -9,22 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from graphc.ir import Graph, GraphcError
+from graphc.ir.lazy import lazily
 from graphc.schedule import CPU, Schedule
 from graphc.schedule.image import state_image, weight_image
 from graphc.schedule.roofline import Profile, works
 from graphc.version import __version__
 
-from . import executable, target
-from .calibrate import measured
-from .executable import CpuObject, ExecutableParts, TensorInfo
+from . import target
 from .objects import compile_objects
-from .profile import profile
 from .program import LlvmProgram
 
 __all__ = ["PRECISIONS", "TRAITS", "LlvmProgram", "build", "compile", "kernel_times"]
 
 TRAITS = CPU
 PRECISIONS = ("fast", "exact")  # the graph differs, not the code
+
+# most programs do without these, and load in two thirds of the time
+executable, profiling, calibrate = (lazily(f"graphc.backends.llvm.{n}") for n in ("executable", "profile", "calibrate"))
 
 PORTABLE = ("x86-64-v3", "x86-64-v4")  # one object each; the program picks the best that its processor runs
 SELFTESTS = 2
@@ -41,7 +42,8 @@ def compile(
 
 def kernel_times(program: LlvmProgram) -> Profile:
     """Every kernel of a program timed on random inputs and held against this machine's limits."""
-    return Profile(tuple(profile(program)), measured(program.target, program.threads))
+    limits = calibrate.measured(program.target, program.threads)
+    return Profile(tuple(profiling.profile(program)), limits)
 
 
 def target_of(cpu: str) -> target.Target:
@@ -65,11 +67,11 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
         made = target_of(level)
         name = f"{prefix}_{re.sub(r'[^a-z0-9]', '_', level)}"
         code = compile_objects(schedule, made, name, stepwise=True).code
-        objects.append(CpuObject(name, level, code, made.features if level == "native" else ""))
+        objects.append(executable.CpuObject(name, level, code, made.features if level == "native" else ""))
     program = compile(schedule, graph)
     inputs = tensors(schedule, schedule.inputs, [v.name for v in graph.inputs])
     names = ["output"] if len(schedule.outputs) == 1 else [f"output{i}" for i in range(len(schedule.outputs))]
-    parts = ExecutableParts(
+    parts = executable.ExecutableParts(
         name=os.path.basename(os.fspath(path)),
         version=__version__,
         target=", ".join(o.level for o in objects),
@@ -88,12 +90,12 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
     executable.build(path, parts, cc=cc, triple=made.triple)
 
 
-def tensors(schedule: Schedule, buffers: tuple[str, ...], names: list[str]) -> tuple[TensorInfo, ...]:
+def tensors(schedule: Schedule, buffers: tuple[str, ...], names: list[str]) -> tuple[executable.TensorInfo, ...]:
     shown = (schedule.buffers[b] for b in buffers)
-    return tuple(TensorInfo(n, b.dtype, b.shape) for n, b in zip(names, shown, strict=True))
+    return tuple(executable.TensorInfo(n, b.dtype, b.shape) for n, b in zip(names, shown, strict=True))
 
 
-def self_test(program: LlvmProgram, inputs: tuple[TensorInfo, ...], seed: int) -> tuple[tuple, tuple]:
+def self_test(program: LlvmProgram, inputs: tuple[executable.TensorInfo, ...], seed: int) -> tuple[tuple, tuple]:
     """Inputs drawn by the seed, and what the in-process program answers."""
     draw = np.random.Generator(np.random.Philox(seed))
     kinds = {
