@@ -213,8 +213,7 @@ class Conv2d(Convolution):
         )
         out_channel = self.channel(k, g, j, og)
         image, weights = (0, [b, self.channel(k, g, c, cg), row, col]), (1, [out_channel, c, i, q])
-        # one output channel fills no vector: the row of an image may
-        along_rows = og == 1 < cg and self.stride[1] == 1
+        along_rows = og == 1 < cg  # one output channel fills no vector: the row of an image may
         x, y, lanes = (weights, image, v) if along_rows else (image, weights, j)
         par = [b, *([g] if g is not None else []), j, h, v]
         k.contraction("conv2d", par, [c, i, q], x, y, [b, out_channel, h, v], lanes)

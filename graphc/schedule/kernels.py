@@ -160,6 +160,11 @@ class Contraction(Accessing):
         return self.kind == "conv2d" and len(self.w.indices) == 4 and self.w.indices[3].coef(self.lanes) != 0
 
     @property
+    def along_channels(self) -> bool:
+        """Whether the lanes are what is summed, while layouts are assigned: afterwards loops make such a sum."""
+        return any(a == self.lanes for a, _ in self.red)
+
+    @property
     def macs(self) -> int:
         return math.prod(e for _, e in self.par + self.red)
 

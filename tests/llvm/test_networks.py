@@ -51,6 +51,34 @@ ZOO = [
 ]
 
 
+FEW = [
+    (nn.Conv2d(20, 1, 3, padding=1), 13),
+    (nn.Conv2d(20, 3, (1, 7), padding=(0, 3)), 21),
+    (nn.Conv2d(32, 1, 5, stride=3, padding=2), 13),
+    (nn.Conv2d(32, 3, 3, dilation=2, padding=2), 6),
+    (nn.Conv2d(9, 6, 3, padding=1, groups=3), 11),
+    (nn.Conv2d(96, 6, 3, stride=2, groups=3), 9),
+    (nn.Conv2d(1, 37, 3, padding=1), 40),
+    (nn.Conv2d(3, 17, 1), 9),
+    (nn.Sequential(nn.Conv2d(5, 32, 1), nn.Conv2d(32, 2, 3, padding=1), nn.Sigmoid()), 14),
+    (nn.Sequential(nn.Conv2d(5, 32, 1), nn.ReLU(), nn.Conv2d(32, 1, 3, stride=2), nn.Conv2d(1, 8, 3)), 19),
+]
+
+
+@pytest.mark.parametrize(("layer", "size"), FEW, ids=lambda v: str(v).replace(" ", "") if isinstance(v, int) else "")
+def test_few_channels_give_the_reference_numbers_and_the_same_bits(layer, size):
+    first = next(m for m in (layer, *layer.modules()) if isinstance(m, nn.Conv2d))
+    x = images(2, first.in_channels, size, size)
+    found = []
+    for threads in (1, 3):
+        net = graphc.compile(layer, x.shape, threads=threads)
+        net.program.poison()
+        found.append(net(x))
+    ((want,), _) = run(net.graph, [x])
+    close(found[0], want)
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(("name", "shape", "options"), ZOO, ids=lambda v: str(v).replace(" ", ""))
 def test_zoo_gives_the_reference_numbers(name, shape, options):
     net = graphc.compile(get(name).make(**options), shape)

@@ -111,8 +111,8 @@ def test_copy_of_short_rows_stores_their_halo():
     (nn.Conv2d(64, 1, 3, padding=1), 13, "w"),  # one output channel, and the window wants a copy anyway
     (nn.Conv2d(64, 3, 1), 13, "w"),  # read as the caller's array lies
     (nn.Conv2d(64, 8, 3, padding=1), 13, "o"),  # enough channels
-    (nn.Conv2d(64, 3, 3, padding=1), 7, "o"),  # rows too short
-    (nn.Conv2d(64, 3, 3, stride=2, padding=1), 32, "o"),  # neighbours along a row are no neighbours in the image
+    (nn.Conv2d(64, 5, 3, padding=1), 7, "o"),  # rows too short
+    (nn.Conv2d(64, 5, 3, stride=2, padding=1), 32, "o"),  # neighbours along a row are no neighbours in the image
     (nn.Conv2d(1, 64, 3, padding=1), 13, "w"),  # nine multiply-adds, and a result to be stored plain
     (nn.Conv2d(3, 64, 3, padding=1), 13, "o"),
     (nn.Conv2d(9, 9, 3, padding=1, groups=3), 13, "w"),
@@ -126,6 +126,21 @@ def test_lanes_run_along_rows_where_output_channels_are_few(layer, size, lanes):
     assert kernel.lanes == lanes
     if lanes == "w":
         assert schedule.buffers[kernel.w.buffer].layout.order == Layout.plain(4).order
+
+
+@pytest.mark.parametrize(("layer", "size"), [
+    (nn.Conv2d(64, 3, 3, padding=1), 7),
+    (nn.Conv2d(64, 1, 5, stride=3, padding=2), 13),
+    (nn.Conv2d(96, 6, 3, stride=2, groups=3), 9),
+])  # fmt: skip
+def test_very_few_output_channels_are_sums_along_blocks_of_input_channels(layer, size):
+    schedule = make_schedule(inference(layer, (1, layer.in_channels, size, size)))
+    *_, kernel = schedule.kernels
+    each = layer.out_channels // layer.groups
+    assert isinstance(kernel, Loops)
+    assert len(kernel.stages[0].outs) == each
+    assert layouts(schedule)["weight"] == "NCHW16c"
+    assert layouts(schedule)["input.x"].startswith("NCHW16c")
 
 
 def test_one_output_channel_over_blocks_is_a_sum():

@@ -12,14 +12,14 @@ from graphc.schedule.kernels import Schedule
 
 from .activations import activation_layouts
 from .copies import copy_borders, repack
+from .few_outputs import as_sums, few_outputs
 from .halos import fill_halos, widen_halos
-from .rows import along_rows
 from .weights import oriented, weight_layouts
 
 
 def assign_layouts(schedule: Schedule) -> Schedule:
     """`plain buffers -> blocked, packed and haloed ones`."""
-    schedule = copy_borders(along_rows(schedule))
+    schedule = copy_borders(few_outputs(schedule))
     layouts = activation_layouts(schedule)
     packed = weight_layouts(schedule, layouts)
     buffers = {n: replace(b, layout=packed.get(n) or layouts.get(n) or b.layout) for n, b in schedule.buffers.items()}
@@ -27,7 +27,7 @@ def assign_layouts(schedule: Schedule) -> Schedule:
     schedule = schedule.replace(buffers=buffers, kernels=kernels)
     if schedule.traits.block > 1:
         schedule = repack(schedule)  # lanes are vectors, read as they lie
-    return fill_halos(widen_halos(schedule))
+    return fill_halos(as_sums(widen_halos(schedule)))
 
 
 __all__ = ["assign_layouts"]

@@ -99,7 +99,8 @@ def copy_borders(schedule: Schedule) -> Schedule:
     for kernel in schedule.kernels:
         for which in ("x", "w") if isinstance(kernel, Contraction) else ():
             b = schedule.buffers[getattr(kernel, which).buffer]
-            if (b.place != "arena" or b.name in schedule.aliased) and margins(kernel, which, b):
+            moved = margins(kernel, which, b) or (which == "x" and kernel.along_channels)
+            if (b.place != "arena" or b.name in schedule.aliased) and moved:
                 kernel = copies.operand(kernel, which, b.layout)
         copies.append(kernel)
     return copies.result()

@@ -21,7 +21,8 @@ def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dic
     block = schedule.traits.block
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
-            operand, pack = (kernel.x, broadcast) if kernel.along_rows else (kernel.w, packing)
+            pack = summed if kernel.along_channels else broadcast if kernel.along_rows else packing
+            operand = kernel.x if kernel.along_rows else kernel.w
             b = schedule.buffers[operand.buffer]
             stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
             if stored and b.name not in layouts and (layout := pack(kernel, b.shape, block)):
@@ -67,6 +68,11 @@ def broadcast(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout
     blocks would be mostly padding."""
     whole = shape[0] >= block and blockable(kernel.x.indices[0], extents(kernel), block)
     return Layout.blocked(4, block, (0,)) if whole else None
+
+
+def summed(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout:
+    """The layout of weights whose reduced channels are lanes."""
+    return Layout.blocked(len(shape), block, (1,))
 
 
 def by_channel(schedule: Schedule, activations: Mapping[str, Layout]) -> list[str]:

@@ -1,0 +1,87 @@
+"""Convolutions with too few output channels to fill a vector: lanes run along the rows of the image, or, where those do
+not suit, along the channels that are summed.
+
+What enters: a fused schedule. What leaves: the same, with such contractions turned. Along rows, vectors of the image
+meet broadcast weights, and images and results stay plain. Along channels, both lie in blocks of what is summed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from graphc.schedule.expr import Aff
+from graphc.schedule.kernels import Contraction, Kernel, Loops, Schedule, Stage, extents
+from graphc.schedule.layout import BLOCK
+from graphc.schedule.rewriting import rename, substitute
+
+FEW = BLOCK // 2  # output channels: with fewer, most lanes of a block would idle
+VERY_FEW = BLOCK // 4  # with fewer, to load two vectors for each multiply-add of lanes that are summed costs less
+LEAST = 8  # places in a row: with fewer, most lanes of a row would idle
+SHORT = BLOCK  # multiply-adds of one result: with fewer, the time goes into the results' way to plain memory
+
+
+def few_outputs(schedule: Schedule) -> Schedule:
+    """`image * weights lanes o -> weights * image lanes w`, or `lanes c`, by shapes and by whose the arrays are."""
+    if schedule.traits.block == 1:  # lanes are threads, which read what lies anywhere
+        loops = (k.to_loops(schedule.buffers) if rows(k) else k for k in schedule.kernels)
+        return schedule.replace(kernels=tuple(loops))
+    return schedule.replace(kernels=tuple(turned(k, schedule) for k in schedule.kernels))
+
+
+def rows(kernel: Kernel) -> bool:
+    return isinstance(kernel, Contraction) and kernel.along_rows
+
+
+def turned(kernel: Kernel, schedule: Schedule) -> Kernel:
+    """The kernel with the lanes that pay. An image that must be copied, since it has padding, or that the caller holds
+    may as well lie plain; one output channel is a sum, made by loops, where neither pays."""
+    if not isinstance(kernel, Contraction) or kernel.kind != "conv2d":
+        return kernel
+    image, weights = (kernel.w, kernel.x) if kernel.along_rows else (kernel.x, kernel.w)
+    row, channel = row_axis(kernel, image.indices[3]), channel_axis(kernel, image.indices[1])
+    channels = 1 if kernel.along_rows else extents(kernel)[kernel.lanes]
+    places = {schedule.buffers[name].place for name in (image.buffer, *(s.buffer for s in kernel.stores))}
+    callers, steps = places == {"input", "output"}, math.prod(n for _, n in kernel.red)
+    window = math.prod(n for a, n in kernel.red if any(i.coef(a) for i in image.indices[2:]))
+    if row and ((channels < FEW and (window > 1 or callers)) or (steps < SHORT and callers)):
+        return replace(kernel, x=weights, w=image, lanes=row)
+    if channel and channels < VERY_FEW and window > 1:
+        return replace(kernel, x=image, w=weights, lanes=channel)
+    return kernel.to_loops(schedule.buffers) if kernel.along_rows else kernel
+
+
+def row_axis(kernel: Contraction, column: Aff) -> str | None:
+    """The axis along the rows of the results, if they step through rows of the image one by one."""
+    sizes = dict(kernel.par)
+    axes = [a for a, coef in column.terms if coef == 1 and sizes.get(a, 0) >= LEAST]
+    fits = axes and all(len(s.indices) == 4 and s.indices[3] == Aff.of(axes[0]) for s in kernel.stores)
+    return axes[0] if fits else None
+
+
+def channel_axis(kernel: Contraction, channel: Aff) -> str | None:
+    """The axis of whole blocks of channels that are summed."""
+    sizes = dict(kernel.red)
+    axes = [a for a, coef in channel.terms if coef == 1 and sizes.get(a, 1) % BLOCK == 0]
+    return axes[0] if axes and all(coef % BLOCK == 0 for a, coef in channel.terms if a != axes[0]) else None
+
+
+def as_sums(schedule: Schedule) -> Schedule:
+    """Contractions whose lanes are summed as the loops that they are."""
+    kernels = (as_sum(k, schedule) if isinstance(k, Contraction) and k.along_channels else k for k in schedule.kernels)
+    return schedule.replace(kernels=tuple(kernels))
+
+
+def as_sum(kernel: Contraction, schedule: Schedule) -> Loops:
+    """One sum for each output channel, side by side, so that they share what is read of the image; just the loops where
+    results lie in blocks of these channels, which are stored whole."""
+    loops = kernel.to_loops(schedule.buffers)
+    image, weights = ({a for i in access.indices for a in i.axes} for access in (kernel.x, kernel.w))
+    apart = [(a, n) for a, n in kernel.par if a in weights - image]
+    if not apart or any(schedule.buffers[s.buffer].layout.blocked_dims for s in kernel.stores):
+        return loops
+    ((axis, count),) = apart
+    names = {o: {"acc": f"acc{o}"} for o in range(count)}
+    copies = [[substitute(rename(s, names[o]), {axis: Aff(o)}) for s in loops.stages] for o in names]
+    together = (Stage(of[0].axes, tuple(out for s in of for out in s.outs)) for of in zip(*copies, strict=True))
+    return replace(loops, par=tuple(p for p in loops.par if p[0] != axis), stages=tuple(together))
