@@ -95,5 +95,7 @@ REASONS: dict[str, str] = {
     "training-1/resnet18-224": DIRECT,
     "training-2/resnet18-224": DIRECT,
     "odd/64 to 1, 1x7 on 13x13": PACK.format("1.4 of 4.5"),
+    "odd/64 to 1, 7x1 on 13x13": PACK.format("1.3 of 4.3"),
+    "odd/64 to 1, 3x3 on 13x13 dilation 2": PACK.format("2.1 of 5.6"),
     "odd/64 to 1, 5x5 on 13x13 stride 3": PACK.format("1.4 of 3.4"),
 }
