@@ -16,6 +16,7 @@ import numpy as np
 from graphc.ir import NUMPY, Cost, Op, TensorType, dims, require
 
 Pair = tuple[int, int]
+MOST_STORES = 64  # of a gradient kernel that writes a window at a time
 
 
 def pool_out(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -111,10 +112,18 @@ class Window(Op):
         bounds = [(row, 0, x.shape[2]), (col, 0, x.shape[3])]
         return at, tap, k.guard(body, k.const(fill, x.dtype), bounds)
 
-    def lower_gather(self, k, term) -> None:
+    def lower_gather(self, k, term, tap_dtype: str = "i32") -> None:
         """Image positions as sums over the windows that hold them: one kernel for each group of residues modulo the
-        stride with equal extents; within it each residue is a store. `term(n, c, oh, ow, tap)` is one summand."""
+        stride with equal extents; within it each residue is a store. `term(n, c, oh, ow, tap)` is one summand. Large
+        windows that share the image out among them are loops instead: each position belongs to one."""
         image, grad = k.outputs[0], k.inputs[0]
+        if self.taps > MOST_STORES and self.shares_out(image.shape[2:]):
+            n, c, h, w = k.axes(grad.shape)
+            i, j = k.axes(self.kernel, ("kh", "kw"))
+            place = [n, c, h * self.kernel[0] + i, w * self.kernel[1] + j]
+            k.store(0, place, term(n, c, h, w, k.index(i * self.kernel[1] + j).cast(tap_dtype)))
+            k.finish([n, c, h, i, w, j])
+            return
         groups = [list(self.residues(axis, image.shape[2 + axis])) for axis in (0, 1)]
         for row_extent, row_residues in groups[0]:
             for col_extent, col_residues in groups[1]:
@@ -126,12 +135,17 @@ class Window(Op):
                         for i, y in row_taps:
                             for j, z in col_taps:
                                 bounds = [(a + y, 0, grad.shape[2]), (b + z, 0, grad.shape[3])]
-                                value = term(n, c, a + y, b + z, i * self.kernel[1] + j)
+                                value = term(n, c, a + y, b + z, k.const(i * self.kernel[1] + j, tap_dtype))
                                 value = k.guard(value, k.const(0.0, "f32"), bounds)
                                 total = value if total is None else total + value
                         total = k.const(0.0, "f32") if total is None else total
                         k.store(0, [n, c, a * self.stride[0] + r, b * self.stride[1] + q], total)
                 k.finish([n, c, a, b])
+
+    def shares_out(self, size: Pair) -> bool:
+        """Whether every image position lies in exactly one window."""
+        plain = self.stride == self.kernel and self.padding == (0, 0) and self.dilation == (1, 1)
+        return plain and all(n % s == 0 for n, s in zip(size, self.kernel, strict=True))
 
     def residues(self, axis: int, size: int) -> Iterator[tuple[int, list[tuple[int, list[Pair]]]]]:
         """Positions s*a + r along an axis, grouped by how many a there are: (count, [(r, [(tap, window offset)])]).
@@ -203,13 +217,11 @@ class MaxPool2dGrad(Window):
         return dy[0].apply(MaxPool2dPick(*self.geometry()), x[1]), None
 
     def lower(self, k) -> None:
-        place = self.position_dtype
-
         def term(n, c, h, w, tap):
-            hit = k.load(1, [n, c, h, w]).equal(k.const(tap, place))
+            hit = k.load(1, [n, c, h, w]).equal(tap)
             return hit.select(k.load(0, [n, c, h, w]), k.const(0.0, "f32"))
 
-        self.lower_gather(k, term)
+        self.lower_gather(k, term, self.position_dtype)
 
 
 @dataclass(frozen=True)
