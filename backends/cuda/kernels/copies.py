@@ -13,6 +13,8 @@ from ..emit import Writer
 from .form import Operand
 from .tiles import Stage
 
+MOST_DIVIDED = 8  # passes in a row whose places are found by division: more at once take registers from the sums
+
 
 @dataclass(frozen=True)
 class Copies:
@@ -80,7 +82,8 @@ class Copies:
             write(f"float *to = {name}s + stage * {stage.elements} + {name}_slow * {stage.pitch} + {name}_fast;")
             if stage.deep:
                 self._depth(write, f"{name}_fast", ends)
-            write("#pragma unroll")
+            divided = not stage.deep and not self._even  # places that each pass finds by division
+            write("#pragma unroll 4" if divided and self._passes > MOST_DIVIDED else "#pragma unroll")
             with write.block(f"for (int i = 0; i < {self._passes}; ++i)"):
                 to = f"to + i * {self._step * stage.pitch}"
                 if stage.deep:
