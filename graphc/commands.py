@@ -261,6 +261,7 @@ def timed(call: Callable[[], object], seconds: float, warm: int = 3, least: int 
 
 def show_stage(a: Namespace) -> int:
     found = network(a)
+    a.precision = a.precision or ("exact" if a.train else "fast")
     if a.after and a.stage != "graph":
         raise GraphcError(f"--after goes with --stage graph, got --stage {a.stage}")
     text = STAGES[a.stage](a, found)

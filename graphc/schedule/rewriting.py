@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from .expr import Aff, E, loads, rewrite, substituted, temp
+from .expr import Aff, E, axis, binary, const, load, loads, rewrite, substituted, temp
 from .kernels import AxisNames, Loops, Reduce, Stage, Store, extents, stage_expressions
 
 Stages = tuple[Stage, ...]
@@ -97,3 +97,28 @@ def without_stores(stages: Sequence[Stage], buffers: Collection[str]) -> Stages:
     """`stores into the buffers, and stages of nothing else -> nothing`."""
     kept = (Stage(s.axes, tuple(o for o in s.outs if isinstance(o, Reduce) or o.buffer not in buffers)) for s in stages)
     return tuple(s for s in kept if s.outs)
+
+
+def rows_apart(kernel: Loops, apart: int, first: Aff | None = None) -> Loops:
+    """`row[e] -> row[e * apart + first]` for every scratch row, each `apart` times as long: the rows of so many points
+    lie side by side."""
+    own = {s.name for s in kernel.scratch}
+
+    def moved(index: Aff | E) -> Aff | E:
+        if isinstance(index, Aff):
+            return index * apart + (first or 0)
+        there = binary("mul", index, const(apart, "i32"))
+        return there if first is None else there + axis(first)
+
+    def value(buffer: str, indices: tuple, dtype: str) -> E | None:
+        return load(buffer, (moved(indices[0]),), dtype) if buffer in own else None
+
+    def out(o: Reduce | Store) -> Reduce | Store:
+        o = replace(o, expr=rewrite(o.expr, lambda e: value(*e.attr, e.dtype) if e.op == "load" else None))
+        return replace(o, indices=(moved(o.indices[0]),)) if isinstance(o, Store) and o.buffer in own else o
+
+    if not own:
+        return kernel
+    stages = tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in kernel.stages)
+    scratch = tuple(replace(s, shape=(s.elements * apart,)) for s in kernel.scratch)
+    return replace(kernel, stages=stages, scratch=scratch)

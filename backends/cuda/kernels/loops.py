@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as Table
 from contextlib import nullcontext
-from dataclasses import replace
 
 from graphc.schedule.canonical import canonical, coefficient, find_tile
-from graphc.schedule.expr import Aff, E, binary, const, load, rewrite
-from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, writes
+from graphc.schedule.kernels import Loops, Store, extents, reads, writes
 from graphc.schedule.layout import Buffer
+from graphc.schedule.rewriting import rows_apart
 
 from ..emit import LIMIT, MEMORY, KernelCode, Writer, parameters, positions
 from ..target import Target
@@ -50,7 +49,7 @@ def emit_loops(name: str, kernel: Loops, buffers: Table[str, Buffer], target: Ta
 class _Emitter:
     def __init__(self, name: str, mapping: Mapping, buffers: Table[str, Buffer], target: Target):
         self.name, self.mapping, self.target, self.write = name, mapping, target, Writer()
-        kernel = mapping.kernel if mapping.across else _rows_side_by_side(mapping.kernel, mapping.points)
+        kernel = mapping.kernel if mapping.across else rows_apart(mapping.kernel, mapping.points)
         read, written = reads(kernel), writes(kernel)
         self.names = tuple(dict.fromkeys((*read, *written)))
         self.declared, pointers = parameters(self.names, written, buffers)
@@ -158,27 +157,3 @@ class _Emitter:
 def _row_length(b: Buffer) -> int:
     """Elements from one point's scratch row to the next one's: vectors fit in whole."""
     return -(-b.elements // WIDTH) * WIDTH
-
-
-def _rows_side_by_side(kernel: Loops, points: int) -> Loops:
-    """Where the points of a block are neighbouring threads, element e of point p's scratch row lies at
-    e * points + p: `row[e] -> row[e * points]`, with p in the pointer."""
-    own = {s.name for s in kernel.scratch}
-    if not own:
-        return kernel
-
-    def moved(index: Aff | E) -> Aff | E:
-        return index * points if isinstance(index, Aff) else binary("mul", index, const(points, "i32"))
-
-    def rule(e: E) -> E | None:
-        if e.op == "load" and e.attr[0] in own:
-            return load(e.attr[0], (moved(e.attr[1][0]),), e.dtype)
-        return None
-
-    def out(o: Reduce | Store) -> Reduce | Store:
-        o = replace(o, expr=rewrite(o.expr, rule))
-        return replace(o, indices=(moved(o.indices[0]),)) if isinstance(o, Store) and o.buffer in own else o
-
-    stages = tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in kernel.stages)
-    scratch = tuple(Buffer(s.name, (s.elements * points,), s.dtype, place="scratch") for s in kernel.scratch)
-    return replace(kernel, stages=stages, scratch=scratch)

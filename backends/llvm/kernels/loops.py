@@ -16,10 +16,11 @@ from llvmlite import ir
 
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.canonical import coefficient, tile_leaves
-from graphc.schedule.expr import Aff, E, arithmetic, axis, binary, const, load, loads, rewrite, walk
-from graphc.schedule.kernels import Loops, Reduce, Stage, Store, extents, reads, repeatable, writes
+from graphc.schedule.expr import Aff, E, arithmetic, loads, walk
+from graphc.schedule.kernels import Loops, Reduce, Stage, extents, reads, repeatable, writes
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, normalise
+from graphc.schedule.rewriting import rows_apart
 
 from .. import emit
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
@@ -344,23 +345,6 @@ def _straight(stage: Stage) -> bool:
 
 def _scratch_by_lanes(nest: Nest, vl: int) -> Nest:
     """In lane mode each lane has a scratch row of its own: element e of lane l lies at e * vl + l."""
-    own = {s.name for s in nest.kernel.scratch}
-    if not own:
+    if not nest.kernel.scratch:
         return nest
-    lane = Aff.of(nest.vector) - Aff.of(BASE)
-
-    def moved(index: Aff | E) -> Aff | E:
-        return index * vl + lane if isinstance(index, Aff) else binary("mul", index, const(vl, "i32")) + axis(lane)
-
-    def rule(e: E) -> E | None:
-        if e.op == "load" and e.attr[0] in own:
-            return load(e.attr[0], (moved(e.attr[1][0]),), e.dtype)
-        return None
-
-    def out(o: Reduce | Store) -> Reduce | Store:
-        o = replace(o, expr=rewrite(o.expr, rule))
-        return replace(o, indices=(moved(o.indices[0]),)) if isinstance(o, Store) and o.buffer in own else o
-
-    stages = tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in nest.kernel.stages)
-    scratch = tuple(Buffer(s.name, (s.elements * vl,), s.dtype, place="scratch") for s in nest.kernel.scratch)
-    return replace(nest, kernel=replace(nest.kernel, stages=stages, scratch=scratch))
+    return replace(nest, kernel=rows_apart(nest.kernel, vl, Aff.of(nest.vector) - Aff.of(BASE)))
