@@ -24,7 +24,7 @@ import numpy as np
 import graphc
 from graphc import nn
 from graphc.backends.cuda.device import current
-from graphc.backends.cuda.profile import limits, profile
+from graphc.backends.cuda.profile import limits, time_kernels
 from graphc.driver import traced_graph
 from graphc.files import write_whole
 from graphc.ir import GraphcError
@@ -174,7 +174,7 @@ def bandwidth(options, notes: list[str]) -> list[Row]:
 
     def row(case: Streamed) -> Row:
         net = graphc.compile(case.function, list(case.shapes), backend="cuda")
-        times = profile(net.program)
+        times = time_kernels(net.program)
         buffers = [net.schedule.buffers[n] for n in (*net.schedule.inputs, *net.schedule.outputs)]
         took, size = sum(t.seconds for t in times), sum(b.bytes for b in buffers)
         return {
@@ -217,7 +217,7 @@ def products(options, notes: list[str]) -> list[Row]:
             theirs, x = torch.nn.Linear(k, n, bias=False).cuda(), torch.randn(shape, device="cuda")
             title = f"matmul {m}x{k} by {k}x{n}"
         net = graphc.compile(layer, shape, backend="cuda", precision=options.precision)
-        ours = [t for t in profile(net.program) if t.macs]
+        ours = [t for t in time_kernels(net.program) if t.macs]
         took, macs = sum(t.seconds for t in ours), sum(t.macs for t in ours)
         with torch.no_grad():
             other = torch_seconds(lambda: theirs(x))

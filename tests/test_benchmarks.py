@@ -206,3 +206,12 @@ def test_benchmarks_run(arguments):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '"rows"' in done.stdout
+
+
+def test_the_page_on_gpus_is_of_a_measurement_or_says_that_there_was_none():
+    page, text = benchmark("gpu_page"), (ROOT / "docs" / "gpu.md").read_text()
+    assert text == page.page({}, {}, []) or "- device: " in text
+    rows = {"inference": [{"model": "lenet5", "graphc_ms": 0.5, "samples": {"graphc": {}}}, {"model": "vit", "x": 2.0}]}
+    made = page.page(rows, {"device": "a GPU"}, ["a note", "a note"])
+    assert "| model | graphc ms | x |" in made and "| lenet5 | 0.5 |  |" in made and "| vit |  | 2 |" in made
+    assert "- device: a GPU" in made and made.count("a note") == 1 and "No GPU" not in made

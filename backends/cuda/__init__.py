@@ -9,7 +9,7 @@ from graphc.schedule.roofline import Profile
 
 from .assemble import assemble
 from .device import current
-from .profile import limits, profile
+from .profile import limits, time_kernels
 from .program import CudaProgram
 from .target import HOPPER, Target
 
@@ -31,7 +31,7 @@ def compile(
 
 def kernel_times(program: CudaProgram) -> Profile:
     """Every kernel of a program timed on the device and held against its limits."""
-    return Profile(tuple(profile(program)), limits(program.device))
+    return Profile(tuple(time_kernels(program)), limits(program.device))
 
 
 def source(schedule: Schedule, precision: str = "fast", target: Target = HOPPER) -> str:

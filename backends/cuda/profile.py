@@ -21,7 +21,7 @@ CORES = 128  # float32 multiply-adds of a multiprocessor in a cycle, from comput
 OLD_CORES = 64  # in 8.0
 
 
-def profile(program: CudaProgram) -> list[KernelTime]:
+def time_kernels(program: CudaProgram) -> list[KernelTime]:
     """The launches of a program in order, on what lies in its memories. The state is as it was afterwards."""
     device, found, all_works = program.device, [], works(program.schedule)
     before = program.save_state()

@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 STATIC_SHARED = 48 << 10
+ELAPSED_MS = 0.5  # between any two events
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3
 
 
@@ -98,6 +99,8 @@ class FakeCupy(ModuleType):
             memcpyHostToDevice=HOST_TO_DEVICE,
             memcpyDeviceToHost=DEVICE_TO_HOST,
             memcpyDeviceToDevice=DEVICE_TO_DEVICE,
+            cudaDevAttrClockRate=13,
+            deviceGetAttribute=lambda attribute, number: 1_755_000,
         )
         driver = SimpleNamespace(
             CU_FUNC_ATTRIBUTE_NUM_REGS=4,
@@ -115,6 +118,8 @@ class FakeCupy(ModuleType):
             alloc=self.alloc,
             Stream=lambda non_blocking=False: Stream(self, non_blocking),
             get_current_stream=lambda: Stream(self),
+            Event=lambda: SimpleNamespace(record=lambda stream: None, synchronize=lambda: self.idle("event")),
+            get_elapsed_time=lambda begin, end: ELAPSED_MS,
             Device=lambda: Device(capability),
         )
 

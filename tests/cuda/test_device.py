@@ -9,16 +9,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
+from fake_cupy import ELAPSED_MS, FakeCupy
 from on_shim import program
 from shim.build import compile_kernels, compilers
 
 import graphc
 from graphc import nn
 from graphc.backends.cuda import device as devices
+from graphc.backends.cuda import profile
 from graphc.backends.cuda.nvrtc import Compiled
 from graphc.backends.cuda.target import AMPERE, HOPPER, of_capability
-from graphc.driver import traced_graph
+from graphc.driver import kernel_times, traced_graph
 from graphc.ir import GraphcError, GraphcTypeError, GraphcValueError
 from graphc.passes import INFERENCE, run_passes
 
@@ -223,6 +224,25 @@ def test_weights_are_taken_again(fake):
     model.load_state_dict({k: v * 0.5 for k, v in model.state_dict().items()})
     net.refresh()
     np.testing.assert_array_equal(net(x), compiled(model)(x))
+
+
+@needs_compiler
+def test_kernels_are_timed_launch_by_launch(fake, monkeypatch):
+    monkeypatch.setattr(profile, "COPY_BYTES", 1 << 12)
+    fake()
+    model = Net()
+    step = graphc.compile_training(
+        model, SHAPE, loss=nn.CrossEntropyLoss(), optimizer=graphc.optim.SGD(lr=0.1), backend="cuda"
+    )
+    before = step.save()
+    found = kernel_times(step.program, "cuda")
+    assert all((step.save()[name] == array).all() for name, array in before.items())
+    launches = step.program.module.launches
+    assert len(found.times) == len(launches) < len(step.schedule.kernels)
+    assert sum(t.macs for t in found.times) == sum(getattr(k, "macs", 0) for k in step.schedule.kernels)
+    assert {t.seconds for t in found.times} == {1e-3 * ELAPSED_MS / profile.REPEATS}
+    assert found.limits.flops == 2 * profile.CORES * 132 * 1.755e9
+    assert "and 1 more" in str(found) and "the whole device" in str(found)
 
 
 def test_names_that_are_used_exist_in_cupy():
