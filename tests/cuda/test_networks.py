@@ -151,10 +151,12 @@ def test_every_kernel_of_the_zoo_compiles(name, target):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [AMPERE, HOPPER], ids=lambda t: t.arch)
-@pytest.mark.parametrize("name", ["lenet5", "resnet18", "vit_s16", "mobilenet_v1", "unet"])
+@pytest.mark.parametrize("name", ZOO)
 def test_training_kernels_of_the_zoo_compile(name, target):
+    """In float32, the default of training; of two networks in the other precisions too."""
     entry = get(name)
     shape = (4, *entry.input[1:])
     make = entry.make if name != "unet" else lambda: nn.Sequential(entry.make(), nn.AvgPool2d(shape[2]), nn.Flatten())
     schedule = make_schedule(training(make, shape, graphc.optim.AdamW(lr=1e-3)), GPU)
-    check_resources([assemble(schedule, target, "f32")], target)
+    precisions = ("f32", "tf32", "bf16") if name in ("lenet5", "resnet18") else ("f32",)
+    check_resources([assemble(schedule, target, arithmetic) for arithmetic in precisions], target)

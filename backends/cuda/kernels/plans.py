@@ -18,6 +18,7 @@ STAGES = (4, 3, 2)  # slices of the sum in shared memory: one in use, the others
 RESERVED = 1024  # bytes of shared memory that the system takes for each block
 REGISTERS = 128  # for a thread of a tile with 64 sums, addresses and fragments included
 HELD = 0.55  # of a thread's registers at most for sums and offsets of rows: more of both would spill
+PAIRED = 4  # registers of a thread for each operand whose places are found by division, in bfloat16
 BUSY = 256  # threads with which a multiprocessor does its arithmetic at about full speed
 SLICE_CYCLES = 60  # of a slice that no arithmetic hides: barrier, addresses
 BLOCK_CYCLES = 1500  # to begin and to end a block: first slices from far away, stores
@@ -82,9 +83,12 @@ def planned(form: Form, tile: FmaTile | MmaTile, target: Target) -> Plan:
 
 
 def _offsets(form: Form, tile: FmaTile | MmaTile) -> int:
-    """Registers in which a thread keeps the rows that it copies from."""
+    """Registers in which a thread keeps the rows that it copies from; and what a tile of bfloat16, which reads two rows
+    of a stage at once, has too few of where places are found by division."""
     sides = ((form.x, tile.rows), (form.w, tile.columns))
-    return sum(rows * tile.depth // operand.width // tile.threads for operand, rows in sides if operand.deep)
+    kept = sum(rows * tile.depth // operand.width // tile.threads for operand, rows in sides if operand.deep)
+    found = sum(len(operand.depth.digits) > 1 for operand, _ in sides if not operand.deep)
+    return kept + (PAIRED * found if tile.arithmetic == "bf16" else 0)
 
 
 def cycles(plan: Plan, batch: int, target: Target) -> float:
