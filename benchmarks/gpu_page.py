@@ -29,7 +29,7 @@ with PyTorch, and no kernel of graphc has run on one. The aims that `benchmarks.
 
 ## What is proved without one
 
-`tests/cuda` runs everywhere, also in `.ci/run`:
+`tests/cuda` runs everywhere, also in `.ci/run` (the long ones as far as its time goes):
 
 - every kernel of every op sample, of its gradient and of every network of the zoo is compiled by NVRTC for sm_80 and
   sm_90; registers, shared memory and spills are read from the compiler's report;
