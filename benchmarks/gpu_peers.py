@@ -51,7 +51,7 @@ def training(graph: Graph, x, y, optimizer: tuple[str, dict[str, float]]) -> Map
     """A maker for each way: forward, backward and the fused optimizer."""
     kind, settings = optimizer
 
-    def step_of(way: str) -> tuple[Run, object]:
+    def step_of(way: str) -> Run:
         layout = torch.channels_last if way == "NHWC" else torch.contiguous_format
         net = twin(graph).cuda().to(memory_format=layout)
         image = x.contiguous(memory_format=layout) if x.ndim == 4 else x
@@ -70,12 +70,12 @@ def training(graph: Graph, x, y, optimizer: tuple[str, dict[str, float]]) -> Map
 
         return step
 
-    made = {way: (lambda way=way: waited(step_of(way))) for way in WAYS if way != "CUDA graph"}
+    made = {way: (lambda way=way: waited(step_of(way), grad=True)) for way in WAYS if way != "CUDA graph"}
     return {**made, "CUDA graph": lambda: captured(step_of("CUDA graph"), grad=True)}
 
 
-def waited(work: Run, grad: bool = True) -> Run:
-    """The work, and waiting for it."""
+def waited(work: Run, grad: bool = False) -> Run:
+    """The work, and waiting for it; `grad`: PyTorch records what gradients need."""
 
     def run():
         with torch.set_grad_enabled(grad):

@@ -6,7 +6,6 @@ Memory that nothing was written to holds the shim's poison, so that a checked ru
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -79,8 +78,3 @@ def program(graph: Graph, device: ShimDevice | None = None, precision: str = "ex
 def program_of(schedule: Schedule, device: ShimDevice | None = None, precision: str = "exact") -> CudaProgram:
     arithmetic = cuda.PRECISIONS[precision]
     return CudaProgram(schedule, weight_image(schedule), state_image(schedule), device or ShimDevice(), arithmetic)
-
-
-def blocks(module: Module) -> int:
-    """Blocks of all launches."""
-    return sum(math.prod(launch.code.grid) for launch in module.launches)
