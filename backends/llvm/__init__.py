@@ -17,6 +17,7 @@ from graphc.version import __version__
 
 from . import target
 from .objects import compile_objects
+from .probes import peak_flops, reader_floats
 from .program import LlvmProgram
 
 __all__ = ["PRECISIONS", "TRAITS", "LlvmProgram", "build", "compile", "kernel_times"]
@@ -67,7 +68,9 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
         made = target_of(level)
         name = f"{prefix}_{re.sub(r'[^a-z0-9]', '_', level)}"
         code = compile_objects(schedule, made, name, stepwise=True).code
-        objects.append(executable.CpuObject(name, level, code, made.features if level == "native" else ""))
+        features = made.features if level == "native" else ""
+        probes = peak_flops(made), reader_floats(made)
+        objects.append(executable.CpuObject(name, level, code, features, *probes))
     program = compile(schedule, graph)
     inputs = tensors(schedule, schedule.inputs, [v.name for v in graph.inputs])
     names = ["output"] if len(schedule.outputs) == 1 else [f"output{i}" for i in range(len(schedule.outputs))]

@@ -30,6 +30,7 @@ from graphc.schedule.places import Place, check_apart, places_of
 from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
+from .probes import emit_peak, emit_reader
 from .target import Target
 
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
@@ -51,8 +52,9 @@ def assemble(schedule: Schedule, target: Target, name: str) -> list[ir.Module]:
 
 
 def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call], stepwise: bool = False) -> ir.Module:
-    """The module that runs the kernels: the thread pool, and the two functions of the program; with `stepwise` a third,
-    NAME_step, which takes the arguments of NAME_run and the number of the one kernel to run."""
+    """The module that runs the kernels: the thread pool, and the two functions of the program. With `stepwise` what a
+    profile needs: NAME_step, which takes the arguments of NAME_run and the number of the one kernel to run, and
+    NAME_peak and NAME_read, which find the machine's limits."""
     module = ir.Module(name)
     module.triple = target.triple
     pool = emit_pool(module, target, f"{name}_close")
@@ -60,6 +62,8 @@ def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call],
     _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool), shared)
     if stepwise:
         _run(module, f"{name}_step", pool, _step(module, schedule, calls), shared, [("kernel", I64)])
+        emit_peak(module, f"{name}_peak", target)
+        emit_reader(module, f"{name}_read", target)
     return module
 
 

@@ -20,12 +20,10 @@ from llvmlite import ir
 from graphc.schedule.roofline import Limits
 
 from . import jit
-from .emit import F32, I64, PTR, const, fma, function, load_, loop, loop_carry, store_, vec
+from .probes import emit_peak, emit_reader, peak_floats, peak_flops, reader_floats
 from .target import Target, cache_bytes
 
-CHAINS = 12  # independent sums: more than two units of four or five cycles' latency need
 STEPS = 300_000
-STREAMS = 8  # vectors read in one iteration, each into a sum of its own
 READ_BYTES = 32 << 20  # how much one measurement reads, at least
 ROUNDS = 5
 DRAM_BYTES = 192 << 20
@@ -44,39 +42,23 @@ class Peak:
     """FLOP/s of fused multiply-adds between registers: the best seen so far."""
 
     def __init__(self, machine: Target, threads: int = 1):
-        module, self.lanes, self.threads = ir.Module("peak"), machine.vl, threads
-        made, b = function(module, "k", [PTR, I64], ["p", "n"], linkage="external")
-        x = load_(b, made.args[0], F32, self.lanes, 0)
-        # chains that begin alike would be found equal, and only one of them computed
-        starts = [load_(b, made.args[0], F32, self.lanes, (k + 1) * self.lanes) for k in range(CHAINS)]
-        with loop_carry(b, 0, made.args[1], 1, starts) as (_, sums, carried):
-            carried.yield_([fma(b, x, x, s) for s in sums])
-        store_(b, total(b, carried.values), made.args[0], 0)
-        b.ret_void()
-        self.call, self.best = loaded(module, machine, 1, 1), 0.0
-        self.memory = [np.zeros((CHAINS + 1) * self.lanes, np.float32) for _ in range(threads)]
+        module = ir.Module("peak")
+        emit_peak(module, "k", machine)
+        self.call, self.best, self.work = loaded(module, machine, 1, 1), 0.0, peak_flops(machine) * STEPS * threads
+        self.memory = [np.zeros(peak_floats(machine), np.float32) for _ in range(threads)]
 
     def measure(self) -> None:
         seconds = together([lambda m=m: self.call(m.ctypes.data, STEPS) for m in self.memory])
-        self.best = max(self.best, 2 * self.lanes * CHAINS * STEPS * self.threads / seconds)
+        self.best = max(self.best, self.work / seconds)
 
 
 class Reader:
     """Bytes/s of summing a buffer again and again, each thread its own."""
 
     def __init__(self, machine: Target):
-        module, lanes = ir.Module("reader"), machine.vl
-        self.step = STREAMS * lanes
-        made, b = function(module, "k", [PTR, PTR, I64, I64], ["to", "p", "n", "times"], linkage="external")
-        to, p, n, times = made.args
-        with loop(b, 0, times):
-            zeros = [const(vec(F32, lanes), 0)] * STREAMS
-            with loop_carry(b, 0, n, self.step, zeros) as (i, sums, carried):
-                place = [b.add(i, const(I64, s * lanes)) for s in range(STREAMS)]
-                carried.yield_([b.fadd(s, load_(b, p, F32, lanes, at)) for s, at in zip(sums, place, strict=True)])
-            store_(b, total(b, carried.values), to, 0)
-        b.ret_void()
-        self.call, self.lanes = loaded(module, machine, 2, 2), lanes
+        module = ir.Module("reader")
+        emit_reader(module, "k", machine)
+        self.call, self.lanes, self.step = loaded(module, machine, 2, 2), machine.vl, reader_floats(machine)
 
     def measure(self, size: int, threads: int) -> float:
         """Best of a few rounds over `size` bytes in all."""
@@ -85,13 +67,6 @@ class Reader:
         buffers = [(np.zeros(self.lanes, np.float32), np.ones(count, np.float32)) for _ in range(threads)]
         calls = [lambda t=t, x=x: self.call(t.ctypes.data, x.ctypes.data, count, times) for t, x in buffers]
         return 4.0 * count * times * threads / min(together(calls) for _ in range(ROUNDS))
-
-
-def total(b: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
-    result = values[0]
-    for v in values[1:]:
-        result = b.fadd(result, v)
-    return result
 
 
 def together(calls: list[Callable[[], None]]) -> float:

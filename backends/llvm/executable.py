@@ -28,6 +28,10 @@ ALIGNMENT = 64
 MAX_RANK = 8  # as MAX_RANK in runtime/program.h
 MAX_BYTES = 1900 << 20  # of weights and state: a static program addresses 2 GiB in all
 DTYPES = {"f32": ("F32", np.dtype("<f4")), "u8": ("U8", np.dtype("u1")), "i32": ("I32", np.dtype("<i4"))}
+PROBES = {
+    "peak": "float *numbers, int64_t steps",
+    "read": "float *sum, const float *from, int64_t count, int64_t times",
+}
 RUN_ARGUMENTS = (
     "const void *weights, void *state, const void *const *inputs, void *const *outputs, void *arena, int threads"
 )
@@ -61,12 +65,15 @@ class CpuObject:
     "native").
 
     `features` is LLVM's feature string of the target, needed with "native" alone: it says what the CPU must have.
+    `peak_flops` and `read_floats`: those of a step of PREFIX_peak and PREFIX_read, where it exports them.
     """
 
     prefix: str
     level: str
     code: tuple[bytes, ...] = field(repr=False)
     features: str = ""
+    peak_flops: int = 0
+    read_floats: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +84,8 @@ class ExecutableParts:
     labels   one name per class, or none
     selftest test vectors: (arrays of all inputs, arrays of all outputs), compared by their bits
     threads  default number of threads; 0: every CPU the process may use
-    kernels  what --profile tells of each, if all objects export PREFIX_step, which runs a single one; or none
+    kernels  what --profile tells of each, if all objects export PREFIX_step, which runs a single one, and the probes
+             PREFIX_peak and PREFIX_read; or none
     """
 
     name: str
@@ -273,17 +281,19 @@ def _metadata(parts: ExecutableParts, offsets: list[int]) -> str:
     text = ['#include "program.h"\n']
     text += [f"extern const unsigned char blob_{name}[];\n" for name in ("weights", "state", "vectors")]
     text += [f"int {item.prefix}_run({RUN_ARGUMENTS});\n" for item in objects]
-    text += [f"int {item.prefix}_step({RUN_ARGUMENTS}, int64_t kernel);\n" for item in objects if parts.kernels]
+    for item in objects if parts.kernels else ():
+        text.append(f"int {item.prefix}_step({RUN_ARGUMENTS}, int64_t kernel);\n")
+        text += [f"void {item.prefix}_{probe}({arguments});\n" for probe, arguments in PROBES.items()]
     for item in objects:
         rows = [
             f'{{"{f.name}", {f.leaf}u, {f.subleaf}, {f.register}, {f.bit}, {f.os_state}}}' for f in needs[item.prefix]
         ]
         text.append(_c_array(f"struct feature needs_{item.prefix}", rows))
-    rows = [
-        f"{{{_c_string(i.level)}, needs_{i.prefix}, {len(needs[i.prefix])}, {i.prefix}_run, "
-        f"{f'{i.prefix}_step' if parts.kernels else 'NULL'}}}"
-        for i in objects
-    ]
+    rows = []
+    for i in objects:
+        profiling = [f"{i.prefix}_{name}" if parts.kernels else "NULL" for name in ("step", *PROBES)]
+        fields = [_c_string(i.level), f"needs_{i.prefix}", len(needs[i.prefix]), f"{i.prefix}_run", *profiling]
+        rows.append(f"{{{', '.join(map(str, [*fields, i.peak_flops, i.read_floats]))}}}")
     text.append(_c_array("struct cpu_object objects", rows))
     rows = [f"{{{_c_string(k.name)}, {_c_string(k.kind)}, {k.macs}, {k.bytes}}}" for k in parts.kernels]
     text.append(_c_array("struct kernel kernels", rows))

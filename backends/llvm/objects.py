@@ -42,8 +42,8 @@ class Objects:
 
 
 def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: bool = False) -> Objects:
-    """The objects of a planned schedule; `name` is the prefix of its two functions, and of a third with `stepwise`, as
-    of `runner`. ValueError as of `assemble`."""
+    """The objects of a planned schedule; `name` is the prefix of its two functions, and of three more with `stepwise`,
+    as of `runner`. ValueError as of `assemble`."""
     start, emission = perf_counter(), 0.0
     pieces = pieces_of(schedule, target)
     entries: dict[str, bytes | Future[bytes]] = {}

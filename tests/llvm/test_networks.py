@@ -305,13 +305,19 @@ def test_executable_times_its_kernels(threads, tmp_path):
     net = graphc.compile(Residual(), (2, 3, 13, 11))
     path = executable(net, tmp_path / "net")
     done = subprocess.run([path, "--profile", "--json", "--threads", threads], check=True, capture_output=True)
-    kernels = json.loads(done.stdout)["profile"]["kernels"]
-    known = works(net.schedule)
+    found = json.loads(done.stdout)["profile"]
+    known, kernels, limits = works(net.schedule), found["kernels"], found["limits"]
     assert [(k["name"], k["kind"], k["macs"], k["bytes"]) for k in kernels] == [tuple(vars(w).values()) for w in known]
     assert all(k["us"] > 0 for k in kernels)
+    reads = limits["gigabytes_per_second"]
+    assert limits["threads"] == int(threads) and 1 < limits["gflops"] < 1000 * int(threads)
+    assert list(reads)[-1] == "DRAM" and all(0.1 < rate < 4000 for rate in reads.values())
+    for k in kernels:  # none of them is larger than a second-level cache
+        least = max(2e-3 * k["macs"] / limits["gflops"], 1e-3 * k["bytes"] / reads["L2"])
+        np.testing.assert_allclose(k["of_roofline"], least / k["us"], rtol=1e-4)
     table = subprocess.run([path, "--profile"], check=True, capture_output=True, text=True).stdout.splitlines()
-    assert [line.split()[0] for line in table[1:-2]] == [w.name for w in known]
-    assert table[-2].startswith("all kernels")
+    assert [line.split()[0] for line in table[1:-3]] == [w.name for w in known]
+    assert table[-3].startswith("all kernels") and table[-2].startswith("roofline, 1 thread: ")
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -1,4 +1,4 @@
-/* What the program knows of itself: --help, --info, and the results of --bench, --profile and --selftest. */
+/* What the program knows of itself: --help, --info, and the results of --bench and --selftest. */
 #include "report.h"
 
 #include <inttypes.h>
@@ -16,54 +16,6 @@ void print_timing(FILE *out, const struct session *session, int runs, const stru
         fprintf(out, "%s: %d runs, %d thread%s, %s: min %.4g ms, median %.4g ms, p90 %.4g ms, %.6g images/s\n",
                 program.name, runs, session->threads, session->threads == 1 ? "" : "s", level, minimum, median, p90,
                 timing->images_per_second);
-}
-
-static void json_profile(FILE *out, const struct session *session, int runs, const double *seconds) {
-    fprintf(out, ", \"profile\": {\"runs\": %d, \"threads\": %d, \"level\": \"%s\", \"kernels\": [", runs,
-            session->threads, session->object->level);
-    for (int k = 0; k < program.kernel_count; k++) {
-        const struct kernel *kernel = &program.kernels[k];
-        fputs(k ? ", {\"name\": " : "{\"name\": ", out);
-        json_string(out, kernel->name);
-        fprintf(out, ", \"kind\": \"%s\", \"us\": %.6g, \"macs\": %" PRIu64 ", \"bytes\": %" PRIu64 "}", kernel->kind,
-                1e6 * seconds[k], kernel->macs, kernel->bytes);
-    }
-    fputs("]}", out);
-}
-
-static double per_ns(double amount, double seconds) {
-    return seconds > 0 ? 1e-9 * amount / seconds : 0;
-}
-
-void print_profile(FILE *out, const struct session *session, int runs, const double *seconds, bool json) {
-    double whole = 0, macs = 0;
-    size_t width = strlen("all kernels");
-    if (json) {
-        json_profile(out, session, runs, seconds);
-        return;
-    }
-    for (int k = 0; k < program.kernel_count; k++) {
-        size_t size = strlen(program.kernels[k].name);
-        whole += seconds[k];
-        width = size > width ? size : width;
-    }
-    fprintf(out, "%-*s  %-9s  %9s  %6s  %7s  %9s  %6s\n", (int)width, "kernel", "kind", "us", "share", "GFLOP/s", "kB",
-            "GB/s");
-    for (int k = 0; k < program.kernel_count; k++) {
-        const struct kernel *kernel = &program.kernels[k];
-        double share = whole > 0 ? 100 * seconds[k] / whole : 0, work = 2 * (double)kernel->macs;
-        fprintf(out, "%-*s  %-9s  %9.1f  %5.1f%%  ", (int)width, kernel->name, kernel->kind, 1e6 * seconds[k], share);
-        if (kernel->macs > 0)
-            fprintf(out, "%7.1f", per_ns(work, seconds[k]));
-        else
-            fprintf(out, "%7s", "");
-        fprintf(out, "  %9.1f  %6.1f\n", 1e-3 * (double)kernel->bytes, per_ns((double)kernel->bytes, seconds[k]));
-        macs += (double)kernel->macs;
-    }
-    fprintf(out, "%-*s  %-9d  %9.1f  %5.1f%%  %7.1f\n", (int)width, "all kernels", program.kernel_count, 1e6 * whole, 100.0,
-            per_ns(2 * macs, whole));
-    fprintf(out, "%s: medians of %d runs, %d thread%s, %s\n", program.name, runs, session->threads,
-            session->threads == 1 ? "" : "s", session->object->level);
 }
 
 void print_self_test(FILE *out, bool passed, const char *difference, bool json) {
@@ -173,8 +125,8 @@ void print_help(FILE *out, const char *command) {
     else
         fputs(" (default: every CPU it may use)\n", out);
     fputs("  --bench N          time N runs\n"
-          "  --profile          time every kernel: us, share of all, GFLOP/s, size of its buffers, GB/s\n"
-          "                     (waking threads included; `graphc bench --kernels` tells limits too)\n"
+          "  --profile          time every kernel: us, share of all, GFLOP/s, size of its buffers, GB/s,\n"
+          "                     share of what this machine can do at most (waking threads included)\n"
           "  --selftest         run the stored test vectors and compare every bit\n"
           "  --info             describe the network, its kernels and its memory\n"
           "  --help             show this help\n"

@@ -1,4 +1,5 @@
 /* The standalone program: command line in, answers out. Exit status 2 for a bad request or input, 1 for a failure at work. */
+#include "limits.h"
 #include "options.h"
 #include "report.h"
 
@@ -122,14 +123,15 @@ static int bench(FILE *out, const struct session *session, const struct options 
 static int profile(FILE *out, const struct session *session, const struct options *options) {
     enum { RUNS = 30 };
     struct error error;
+    struct limits limits;
     double *seconds = calloc((size_t)program.kernel_count, sizeof *seconds);
     if (seconds == NULL)
         return complain(FAILED, "no memory for the times of the kernels");
     if (options->input_count > 0 && !read_inputs(session, options->inputs, &error))
         return complain(BAD_REQUEST, error.text);
-    if (!time_kernels(session, RUNS, seconds, &error))
+    if (!time_kernels(session, RUNS, seconds, &error) || !measure_limits(session, &limits, &error))
         return complain(FAILED, error.text);
-    print_profile(out, session, RUNS, seconds, options->json);
+    print_profile(out, session, &limits, RUNS, seconds, options->json);
     free(seconds);
     return DONE;
 }

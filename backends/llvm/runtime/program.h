@@ -32,12 +32,21 @@ typedef int run_function(const void *weights, void *state, const void *const *in
 typedef int step_function(const void *weights, void *state, const void *const *inputs, void *const *outputs,
                           void *arena, int threads, int64_t kernel);
 
+/* Multiply-adds in `steps` steps, on some numbers of which the first ones get the sum. */
+typedef void peak_function(float *numbers, int64_t steps);
+
+/* Reads `count` floats so many times; sum has room for one vector. */
+typedef void read_function(float *sum, const float *from, int64_t count, int64_t times);
+
 struct cpu_object {
     const char *level;
     const struct feature *needs;
     int need_count;
     run_function *run;
-    step_function *step; /* NULL: none */
+    step_function *step; /* NULL, with the two below: none */
+    peak_function *peak;
+    read_function *read;
+    int64_t peak_flops, read_floats; /* operations of one step; what `count` is a multiple of */
 };
 
 struct kernel {

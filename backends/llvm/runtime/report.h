@@ -2,7 +2,7 @@
 #ifndef GRAPHC_REPORT_H
 #define GRAPHC_REPORT_H
 
-#include "run.h"
+#include "limits.h"
 
 #include <stdio.h>
 
@@ -27,7 +27,8 @@ void print_failure(FILE *out, char *const *names, const char *message);
 void print_timing(FILE *out, const struct session *session, int runs, const struct timing *timing, bool json);
 /* As text a failure is the caller's to tell, on standard error. */
 /* seconds: of each of the program's kernels. */
-void print_profile(FILE *out, const struct session *session, int runs, const double *seconds, bool json);
+void print_profile(FILE *out, const struct session *session, const struct limits *limits, int runs,
+                   const double *seconds, bool json);
 
 void print_self_test(FILE *out, bool passed, const char *difference, bool json);
 void print_info(FILE *out, const struct session *session, bool json);

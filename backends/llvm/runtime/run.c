@@ -9,6 +9,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#define HUGE_BYTES ((size_t)4 << 20)
+
 /* Adds room for bytes at an aligned place. */
 static bool place(size_t bytes, size_t *total, size_t *offset) {
     if (!size_add(*total, ALIGNMENT - 1, offset))
@@ -46,6 +48,10 @@ bool open_session(struct session *session, const struct cpu_object *object, int 
     unsigned char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return fail(error, "%s: cannot reserve %zu bytes of memory: %s", program.name, total, strerror(errno));
+#ifdef MADV_HUGEPAGE
+    if (total >= HUGE_BYTES)
+        madvise(base, total, MADV_HUGEPAGE);
+#endif
     for (size_t i = 0; i < tensors; i++)
         buffers[i] = base + offsets[i];
     free(offsets);
@@ -71,7 +77,7 @@ bool run_network(const struct session *session, const void *const *inputs, struc
     return run_on(session, inputs, error);
 }
 
-static double now(void) {
+double seconds_now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
@@ -92,10 +98,10 @@ bool time_network(const struct session *session, int runs, struct timing *timing
     for (int i = -warm_up; i < runs && done; i++) {
         if (program.state_bytes > 0)
             memcpy(session->state, program.state, program.state_bytes);
-        double start = now();
+        double start = seconds_now();
         done = run_on(session, inputs, error);
         if (i >= 0)
-            seconds[i] = now() - start;
+            seconds[i] = seconds_now() - start;
     }
     qsort(seconds, (size_t)runs, sizeof *seconds, by_value);
     size_t n = (size_t)runs;
@@ -126,10 +132,10 @@ bool time_kernels(const struct session *session, int runs, double *seconds, stru
         if (program.state_bytes > 0)
             memcpy(session->state, program.state, program.state_bytes);
         for (int k = 0; k < program.kernel_count && done; k++) {
-            double start = now();
+            double start = seconds_now();
             done = run_kernel(session, k, error);
             if (i >= 0)
-                taken[(size_t)k * samples + (size_t)i] = now() - start;
+                taken[(size_t)k * samples + (size_t)i] = seconds_now() - start;
         }
     }
     for (size_t k = 0; k < count; k++) {

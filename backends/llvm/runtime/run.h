@@ -24,6 +24,9 @@ bool run_network(const struct session *session, const void *const *inputs, struc
 
 bool time_network(const struct session *session, int runs, struct timing *timing, struct error *error);
 
+/* Of a clock that never goes back. */
+double seconds_now(void);
+
 /* seconds: room for program.kernel_count times, the median of each kernel over `runs` runs of all in order. */
 bool time_kernels(const struct session *session, int runs, double *seconds, struct error *error);
 
