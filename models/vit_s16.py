@@ -15,7 +15,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, patch, stride=patch)
 
     def forward(self, x):
-        return self.proj(x).flatten(2).transpose(0, 2, 1)
+        return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -29,8 +29,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         n, length, width = x.shape
-        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads).transpose(2, 0, 3, 1, 4)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(0, 2, 1, 3).reshape(n, length, width))
+        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, width))
 
 
 class Mlp(nn.Module):

@@ -50,8 +50,8 @@ class MultiheadAttention(Module):
         weights = F.attention_weights(q, k, attn_mask, is_causal)
         n, _, length, _ = q.shape
         out = F.dropout(weights, self.dropout) @ v
-        out = out.transpose(0, 2, 1, 3).reshape(n, length, self.embed_dim)
-        out = self.out_proj(out if self.batch_first else out.transpose(1, 0, 2))
+        out = out.transpose(1, 2).reshape(n, length, self.embed_dim)
+        out = self.out_proj(out if self.batch_first else out.transpose(0, 1))
         return out, weights.mean(1) if need_weights else None
 
     def heads(self, x: Tensor, part: int) -> Tensor:
@@ -60,4 +60,4 @@ class MultiheadAttention(Module):
         bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
         x = F.linear(x, self.in_proj_weight[rows], bias)
         x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
-        return x.transpose(0, 2, 1, 3) if self.batch_first else x.transpose(1, 2, 0, 3)
+        return x.transpose(1, 2) if self.batch_first else x.permute(1, 2, 0, 3)

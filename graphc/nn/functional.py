@@ -207,9 +207,14 @@ def reshape(x, *shape: int | Sequence[int]) -> Tensor:
     return tensor(x).reshape(*shape)
 
 
-def transpose(x, *axes: int | Sequence[int]) -> Tensor:
-    """The dimensions in the order given; reversed if none is."""
-    return tensor(x).transpose(*axes)
+def permute(x, *dims: int | Sequence[int]) -> Tensor:
+    """The dimensions in the order given, which names each of them once."""
+    return tensor(x).permute(*dims)
+
+
+def transpose(x, dim0: int, dim1: int) -> Tensor:
+    """Two dimensions change places."""
+    return tensor(x).transpose(dim0, dim1)
 
 
 def flatten(x, start_dim: int = 0, end_dim: int = -1) -> Tensor:

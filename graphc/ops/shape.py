@@ -112,7 +112,7 @@ class Transpose(Op):
         return (x.transpose(self.axes),)
 
     def vjp(self, x, y, dy):
-        return (dy[0].transpose(tuple(int(a) for a in np.argsort(self.axes))),)
+        return (dy[0].permute(tuple(int(a) for a in np.argsort(self.axes))),)
 
     def view(self, x: TensorType, indices):
         return tuple(indices[self.axes.index(d)] for d in range(x.rank))

@@ -45,7 +45,6 @@ ELSEWHERE = {
     "size": "shape",
     "dim": "ndim",
     "numel": "shape",
-    "permute": "transpose",
     "unsqueeze": "x[:, None]",
     "squeeze": "reshape",
     "float": 'cast("f32")',
@@ -287,15 +286,24 @@ class Tensor:
         start, end = start % max(self.ndim, 1), end % max(self.ndim, 1)
         return self.reshape(*self.shape[:start], -1, *self.shape[end + 1 :])
 
-    def transpose(self, *axes: int | Sequence[int]) -> Tensor:
-        """The axes in the order given; reversed if none is."""
-        order = unpacked(axes) or tuple(reversed(range(self.ndim)))
-        order = tuple(normal_axis(a, self.ndim) for a in order)
+    def permute(self, *dims: int | Sequence[int]) -> Tensor:
+        """The dimensions in the order given, which names each of them once."""
+        order = tuple(normal_axis(a, self.ndim) for a in unpacked(dims))
+        if sorted(order) != list(range(self.ndim)):
+            raise mistake(f"permute{unpacked(dims)} of a tensor of {self.ndim} dimensions: expected each of them once")
         return self if order == tuple(range(self.ndim)) else apply(Transpose(order), self)
+
+    def transpose(self, dim0: int, dim1: int) -> Tensor:
+        """Two dimensions change places."""
+        order = list(range(self.ndim))
+        a, b = normal_axis(dim0, self.ndim), normal_axis(dim1, self.ndim)
+        order[a], order[b] = b, a
+        return self.permute(order)
 
     @property
     def T(self) -> Tensor:
-        return self.transpose()
+        """The dimensions in reverse order: a matrix transposed."""
+        return self.permute(range(self.ndim)[::-1])
 
     def expand(self, *shape: int | Sequence[int]) -> Tensor:
         """Broadcast to a shape: dimensions of 1, and new ones in front, are repeated."""

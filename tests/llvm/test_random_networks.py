@@ -141,7 +141,7 @@ class RandomNetwork(nn.Module):
     def move(self, x):
         if x.ndim > 1 and self.chance(0.5):
             axes = tuple(int(a) for a in self.rng.permutation(x.ndim))
-            return lambda net, x: x.transpose(*axes)
+            return lambda net, x: x.permute(*axes)
         shape = self.pick(((x.shape[0], -1), x.shape[::-1], (-1,))) if x.ndim else (1,)
         return lambda net, x: x.reshape(*shape)
 

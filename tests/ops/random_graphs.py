@@ -74,7 +74,7 @@ class Maker:
     def move(self) -> Tensor:
         x = self.tensor()
         if x.ndim > 1 and self.rng.random() < 0.5:
-            return x.transpose(*self.rng.permutation(x.ndim))
+            return x.permute(*self.rng.permutation(x.ndim))
         shape = [n for n in x.shape if self.rng.random() < 0.7 or n > 1]
         return x.reshape(self.pick((-1,), shape, (1, *x.shape), x.shape[::-1])) if x.ndim <= 4 else x.reshape(-1)
 

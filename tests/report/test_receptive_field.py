@@ -77,14 +77,14 @@ def pooled_gate(x):
 
 def tokens(x):
     """Patches as tokens, a layer on each token: still only the patch."""
-    t = nn.Conv2d(1, 2, 3, 3)(x).reshape(1, 2, 9).transpose(0, 2, 1)
+    t = nn.Conv2d(1, 2, 3, 3)(x).reshape(1, 2, 9).transpose(1, 2)
     return nn.Linear(2, 2)(t)
 
 
 def attention(x):
     """Tokens that look at each other see all."""
     t = tokens(x)
-    return (t @ t.transpose(0, 2, 1)) @ t
+    return (t @ t.transpose(1, 2)) @ t
 
 
 def rows_mixed(x):
@@ -101,7 +101,7 @@ SAMPLES = {
     "concat": (lambda x: concat([x, nn.Conv2d(1, 1, 3, padding=1)(x)], 1).sum(1, keepdim=True), (3, 3)),
     "slices": (shifted_slices, (3, 1)),
     "every second": (lambda x: nn.Conv2d(1, 1, 2)(x[:, :, ::2, ::2]), (3, 3)),
-    "transpose": (lambda x: nn.Conv2d(1, 1, (1, 3))(x.transpose(0, 1, 3, 2)), (3, 1)),
+    "transpose": (lambda x: nn.Conv2d(1, 1, (1, 3))(x.transpose(2, 3)), (3, 1)),
     "flatten": (lambda x: nn.Conv2d(1, 1, 3)(x).flatten(1), (3, 3)),
     "linear": (nn.Sequential(nn.Flatten(), nn.Linear(81, 3)), (9, 9)),
     "along rows": (rows_mixed, (1, 9)),

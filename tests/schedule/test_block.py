@@ -122,7 +122,7 @@ def test_a_buffer_with_two_readers_stays_whole(everywhere):
 
         def forward(self, x):
             x = self.a(x).sigmoid()
-            return self.b(x) + self.c(x.transpose(0, 1, 3, 2))
+            return self.b(x) + self.c(x.transpose(2, 3))
 
     schedule = graphc.compile(Fork(), (1, 16, 8, 8)).program.schedule
     local = {n for b in blocks(schedule) for n in b.local}

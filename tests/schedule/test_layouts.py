@@ -208,7 +208,7 @@ def test_keys_of_attention_are_copied_and_scores_stay_plain(batch):
 
     class Attention(nn.Module):
         def forward(self, x):
-            q, k, v = x.reshape(batch, 9, 3, 2, 16).transpose(2, 0, 3, 1, 4)
+            q, k, v = x.reshape(batch, 9, 3, 2, 16).permute(2, 0, 3, 1, 4)
             return nn.functional.scaled_dot_product_attention(q, k, v) * 2.0
 
     schedule = make_schedule(inference(nn.Sequential(nn.Linear(7, 96), Attention()), (batch, 9, 7)))
