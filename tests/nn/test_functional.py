@@ -71,7 +71,7 @@ def test_dropout_outside_of_training_is_nothing():
 @pytest.mark.parametrize(
     "call, said",
     [
-        (lambda x: F.permute(x, 0, 0), r"permute(0, 0) of a tensor of 2 dimensions: expected each of them once"),
+        (lambda x: F.permute(x, 0, 0), r"permute\(0, 0\) of a tensor of 2 dimensions: expected each of them once"),
         (lambda x: F.transpose(x, 0, 2), "axis 2 is out of range"),
         (lambda x: F.flatten(x, 2), "dimension 2 is out of range for a tensor of 2 dimensions"),
         (lambda x: F.flatten(x, 1, 0), "the start comes after the end"),
