@@ -28,6 +28,7 @@ _FLOAT = _COMPARE | {
     "floor": "floorf({x})",
     "tanh": "tanhf({x})",
     "erf": "erff({x})",
+    "fma": "fmaf({x}, {y}, {z})",
 }
 _INTEGER = _COMPARE | {
     "max": "{x} > {y} ? {x} : {y}",

@@ -298,7 +298,7 @@ class Values:
 
     def _each(self, template: str, dtype: str, *args: Parts) -> Parts:
         """The template filled in for each lane."""
-        holes = [dict(zip("xy", (_lane(a, k) for a in args), strict=False)) for k in range(max(map(len, args)))]
+        holes = [dict(zip("xyz", (_lane(a, k) for a in args), strict=False)) for k in range(max(map(len, args)))]
         return tuple(self.write.let(SCALAR[dtype], template.format(**h)) for h in holes)
 
 

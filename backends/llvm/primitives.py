@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from llvmlite import ir
 
 from . import math as vector_math
-from .emit import I1, I32, I64, const, intrinsic, lanes_of, like, overload, splat
+from .emit import I1, I32, I64, const, fma, intrinsic, lanes_of, like, overload, splat
 
 
 def maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -104,7 +104,7 @@ _FLOAT = {
     "max": maximum, "min": minimum, "abs": _overloaded("fabs"), "sqrt": _overloaded("sqrt"),
     "floor": _overloaded("floor"), "exp": vector_math.exp, "log": vector_math.log, "tanh": vector_math.tanh,
     "erf": vector_math.erf, "lt": _compare(_B.fcmp_ordered, "<"), "le": _compare(_B.fcmp_ordered, "<="),
-    "eq": _compare(_B.fcmp_ordered, "=="),
+    "eq": _compare(_B.fcmp_ordered, "=="), "fma": fma,
 }  # fmt: skip
 _LOGICAL = {"and": _B.and_, "or": _B.or_, "xor": _B.xor, "not": _B.not_, "eq": _compare(_B.icmp_unsigned, "==")}
 _INTEGER = _LOGICAL | {"add": _B.add, "sub": _B.sub, "mul": _B.mul, "neg": _B.neg, "shl": _B.shl, "shr": _B.lshr}

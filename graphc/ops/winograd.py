@@ -97,14 +97,23 @@ def apply_rows(matrix: Sequence[Sequence[float]], values: list) -> list:
             out[i] = weighted(row, values)
             continue
         same = weighted([a if a == b else 0 for a, b in zip(row, matrix[twin], strict=True)], values)
-        other = weighted([a if a != b else 0 for a, b in zip(row, matrix[twin], strict=True)], values)
-        out[i], out[twin] = same + other, same - other
+        apart = [a if a != b else 0 for a, b in zip(row, matrix[twin], strict=True)]
+        most = max(apart, key=abs)
+        other = weighted([a / most for a in apart], values)
+        out[i], out[twin] = plus(same, most, other), plus(same, -most, other)
     return out
+
+
+def plus(total, c: float, value):
+    """total + c * value, rounded once."""
+    if c == 1:
+        return total + value
+    return total - value if c == -1 else value.fma(float(c), total)
 
 
 def in_pairs(matrix: Sequence[Sequence[float]], values: list) -> tuple[Sequence[Sequence[float]], list]:
     """The same product on sums and differences of the values whose columns are mirrored: A.T of a 4x4 tile then takes
-    16 operations instead of 26."""
+    12 operations instead of 16."""
     columns = list(zip(*matrix, strict=True))
     for i, column in enumerate(columns):
         twin = next((j for j in range(i + 1, len(columns)) if mirrored(column, columns[j])), None)
@@ -124,16 +133,12 @@ def mirrored(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def weighted(row: Sequence[float], values: list):
-    """The sum of row[i] * values[i], without multiplying by 1 and -1."""
-    total = None
-    for c, v in zip(row, values, strict=True):
-        if not c:
-            continue
-        term = v if abs(c) == 1 else v * float(c)
-        if total is None:
-            total = -v if c == -1 else term
-        else:
-            total = total - v if c == -1 else total + term
+    """The sum of row[i] * values[i], from a term on that needs no multiplication if there is one."""
+    terms = sorted(((float(c), v) for c, v in zip(row, values, strict=True) if c), key=lambda term: term[0] != 1)
+    (first, value), *others = terms
+    total = value if first == 1 else -value if first == -1 else value * first
+    for c, v in others:
+        total = plus(total, c, v)
     return total
 
 

@@ -94,6 +94,7 @@ class E:
     | guard | body, fill | ((Aff, lo, hi), ...): body where all lo <= Aff < hi, else fill; body reads nothing outside |
     | select | condition, then, else | |
     | cast | x | |
+    | fma | x, y, z | x * y + z, rounded once |
     | the arithmetic primitives in `UNARY`, `BINARY` | x [, y] | |
 
     `depth` counts the nodes on the longest way to a leaf.
@@ -186,6 +187,9 @@ class E:
     def minimum(self, y):
         return binary("min", self, y)
 
+    def fma(self, y, z):
+        return fma(self, y, z)
+
     def abs(self):
         return unary("abs", self)
 
@@ -265,6 +269,14 @@ def binary(op: str, x: E | float, y: E | float) -> E:
 def select(condition: E, then: E | float, other: E | float) -> E:
     then, other = _lift(then, other), _lift(other, then)
     return E("select", (condition, then, other), None, then.dtype)
+
+
+def fma(x: E, y: E | float, z: E | float) -> E:
+    """x * y + z of f32, rounded once."""
+    y, z = _lift(y, x), _lift(z, x)
+    if not x.dtype == y.dtype == z.dtype == "f32":
+        raise TypeError(f"fma of {x.dtype}, {y.dtype} and {z.dtype}")
+    return E("fma", (x, y, z))
 
 
 def cast(x: E, dtype: str) -> E:

@@ -36,6 +36,11 @@ def _erf_like(x):
     return _erf(x).astype(np.asarray(x).dtype)
 
 
+def _fma(x, y, z):
+    """In double precision, which holds the product of two floats exactly."""
+    return np.asarray(x, np.float64) * y + z
+
+
 # max and min keep NaN, as PyTorch's do; idiv and imod round towards minus infinity, as Python's do.
 PRIMITIVES: Mapping[str, Callable] = {
     "neg": np.negative, "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "floor": np.floor,
@@ -43,7 +48,7 @@ PRIMITIVES: Mapping[str, Callable] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum,
     "lt": np.less, "le": np.less_equal, "eq": np.equal, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "shl": _shift_left, "shr": _shift_right, "umulhi": _high_half,
-    "idiv": np.floor_divide, "imod": np.mod, "select": np.where,
+    "idiv": np.floor_divide, "imod": np.mod, "select": np.where, "fma": _fma,
 }  # fmt: skip
 
 

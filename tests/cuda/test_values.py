@@ -14,7 +14,7 @@ from shim.build import compile_kernels, compilers
 
 from graphc.backends.cuda.emit import KernelCode, Writer, affine, parameters, positions
 from graphc.backends.cuda.values import Lanes, Values
-from graphc.schedule.expr import COMPARISONS, Aff, E, axis, binary, cast, const, guard, load, select, temp, unary
+from graphc.schedule.expr import COMPARISONS, Aff, E, axis, binary, cast, const, fma, guard, load, select, temp, unary
 from graphc.schedule.flat import ClippedStore, FlatLoops
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Stage, Store
@@ -104,6 +104,8 @@ def _primitives():
     for op in ("add", "sub", "mul", "div", "max", "min", *COMPARISONS):
         some = np.where(a == 0, np.float32(3), a) if op in ("max", "min") else a  # of two zeros either may come
         yield f"{op} f32", Case(binary(op, x("x"), x("y")), {"x": some, "y": b})
+    near = 1 + floats(SIZE) / 1000
+    yield "fma f32", Case(fma(x("x"), x("x"), -x("z")), {"x": near, "z": near * near})
     for op in ("max", "min"):
         for limit in (0.0, 1.5, np.nan):
             some = np.where(a == 0, np.float32(1), a)

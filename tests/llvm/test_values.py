@@ -15,7 +15,7 @@ from llvmlite import ir
 from graphc.backends.llvm import jit, target
 from graphc.backends.llvm.emit import I64, PTR, function, loop, prefix_mask
 from graphc.backends.llvm.values import Lanes, Values
-from graphc.schedule.expr import COMPARISONS, Aff, axis, binary, cast, const, guard, load, select, temp, unary
+from graphc.schedule.expr import COMPARISONS, Aff, axis, binary, cast, const, fma, guard, load, select, temp, unary
 from graphc.schedule.flat import FlatLoops
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Stage, Store
@@ -132,6 +132,15 @@ def test_binary_floats(op):
     if op in ("max", "min"):  # of two zeros with different signs either may come
         a = np.where(a == 0, np.float32(3), a)
     check(binary(op, x("x"), x("y")), {"x": a, "y": b})
+
+
+def test_fma_rounds_once():
+    a, b = np.resize(SPECIAL, ROWS * COLUMNS), np.repeat(SPECIAL, 7)
+    check(fma(x("x"), x("y"), x("z")), {"x": a, "y": b, "z": floats(ROWS * COLUMNS)})
+    near = 1 + floats(ROWS * COLUMNS) / 1000
+    square = near * near
+    check(fma(x("x"), x("x"), -x("z")), {"x": near, "z": square})
+    assert (near.astype(np.float64) ** 2 != square).any()  # what is left would be zero, were the product rounded
 
 
 @pytest.mark.parametrize("op", ["max", "min"])

@@ -101,16 +101,24 @@ def test_filtering_is_correlation(form):
     np.testing.assert_allclose(a @ ((g @ taps) * (b @ data)), np.correlate(data, taps, "valid"), atol=1e-13)
 
 
+class Numbers(np.ndarray):
+    """Arrays with the method that expressions have."""
+
+    def fma(self, y, z):
+        return self * y + z
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_shared_halves_change_nothing(form):
     for matrix in matrices(*form):
-        values = np.random.default_rng(0).standard_normal((len(matrix[0]), 5))
+        values = np.random.default_rng(0).standard_normal((len(matrix[0]), 5)).view(Numbers)
         np.testing.assert_allclose(np.array(apply_rows(matrix, list(values))), np.array(matrix) @ values, atol=1e-12)
 
 
-@pytest.mark.parametrize(("which", "operations"), [(0, 20), (2, 16)])
+@pytest.mark.parametrize(("which", "operations"), [(0, 12), (2, 12)])
 def test_transforms_share_what_rows_and_columns_share(which, operations):
-    """One line of a 6x6 tile: with no sharing B.T takes 26 multiplications and additions, A.T as many."""
+    """One line of a 6x6 tile: with no sharing B.T takes 26 multiplications and additions, A.T as many; with
+    each pair of those as one, 16."""
     matrix = matrices(4, 3)[which]
     line = apply_rows(matrix, [load("x", (Aff(i),)) for i in range(6)])
     assert sum(is_arithmetic(e) for e in walk(*line)) == operations

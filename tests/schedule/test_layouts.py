@@ -195,6 +195,13 @@ def test_every_kernel_of_a_training_step_flattens():
         (flatten if isinstance(kernel, Loops) else flatten_contraction)(kernel, schedule.buffers)
 
 
+def test_each_place_of_a_window_without_overlap_has_a_matrix_of_its_own():
+    schedule = make_schedule(inference(nn.ConvTranspose2d(32, 16, 2, stride=2), (1, 32, 8, 8)))
+    assert layouts(schedule)["weight"] == "HWCN16n16c"
+    overlapping = make_schedule(inference(nn.ConvTranspose2d(32, 16, 4, stride=2), (1, 32, 8, 8)))
+    assert layouts(overlapping)["weight"] == "CNHW16n16c"
+
+
 def test_depthwise_weights_lie_in_blocks_of_channels():
     model = nn.Sequential(nn.Conv2d(16, 20, 1), nn.Conv2d(20, 20, 3, groups=20, bias=False), nn.Conv2d(20, 16, 1))
     found = layouts(make_schedule(inference(model, (1, 16, 8, 8))))

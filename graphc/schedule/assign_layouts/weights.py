@@ -36,8 +36,10 @@ def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dic
 
 def packing(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout | None:
     """The layout in which a contraction streams its vector operand of this shape: lanes innermost, then the lane of the
-    reduced channel, spatial dimensions, reduced channel blocks, lane blocks outermost. None where lanes run along no
-    one dimension, or along one of an image. With a `block` of 1 lanes are whole, and innermost."""
+    reduced channel, spatial dimensions, reduced channel blocks, lane blocks, and outermost spatial dimensions of which
+    the contraction reads one place: a transposed convolution without overlap is a product for each place of its window.
+    None where lanes run along no one dimension, or along one of an image. With a `block` of 1 lanes are whole, and
+    innermost."""
     sizes = extents(kernel)
     lane = [d for d, i in enumerate(kernel.w.indices) if kernel.lanes in i.axes]
     if len(lane) != 1 or len(shape) not in (2, 3, 4) or not blockable(kernel.w.indices[lane[0]], sizes, block):
@@ -50,11 +52,12 @@ def packing(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout |
     o, c = lane[0], 1 - lane[0]
     if o > 1:
         return None
-    spatial = tuple((d, "whole") for d in range(2, len(shape)))
+    apart = tuple((d, "whole") for d in range(2, len(shape)) if shape[d] > 1 and not kernel.w.indices[d].terms)
+    spatial = tuple((d, "whole") for d in range(2, len(shape)) if (d, "whole") not in apart)
     if len(shape) == 4 and shape[c] >= FIRST_LAYER and blockable(kernel.w.indices[c], sizes, block):
-        order = ((o, "outer"), (c, "outer"), *spatial, (c, "inner"), (o, "inner"))
+        order = (*apart, (o, "outer"), (c, "outer"), *spatial, (c, "inner"), (o, "inner"))
     else:
-        order = ((o, "outer"), (c, "whole"), *spatial, (o, "inner"))
+        order = (*apart, (o, "outer"), (c, "whole"), *spatial, (o, "inner"))
     return Layout(order, block)
 
 
