@@ -8,7 +8,7 @@ import re
 
 from graphc.ir import ShapeError, current_scope, dims
 from graphc.ops import Tensor
-from graphc.ops.tensor import reachable
+from graphc.ops.graphs import reachable
 
 from .module import Module, call_stack
 

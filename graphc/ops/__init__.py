@@ -1,7 +1,8 @@
 """Every op, by family, and the symbolic tensor that user code computes with. Importing this registers all ops."""
 
 from . import contraction, elementwise, norm, powers, random, reduce, shape, window, winograd
-from .tensor import Tensor, apply, concat, constant, graph_of, input, interpret, leaf, lift, sum_to
+from .graphs import graph_of, interpret, lift
+from .tensor import Tensor, apply, concat, constant, input, leaf, sum_to
 
 __all__ = [
     "Tensor",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphc.ir import Graph, Value
 from graphc.ops import Tensor, interpret
 from graphc.ops.elementwise import Add, And, Equal, Mul, Or
-from graphc.ops.tensor import keep
+from graphc.ops.graphs import keep
 
 # Ops whose result has the same bits with the operands swapped.
 COMMUTATIVE = (Add, Mul, And, Or, Equal)

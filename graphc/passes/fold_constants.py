@@ -12,8 +12,8 @@ import numpy as np
 
 from graphc.ir import NUMPY, Deferred, Graph, Node, Value, array_of
 from graphc.ops import Tensor, apply, interpret, leaf
+from graphc.ops.graphs import keep
 from graphc.ops.shape import Constant
-from graphc.ops.tensor import keep
 
 # Results with more elements than this and than the operands hold are computed by the program: an expansion costs more
 # to store and read than to make again.

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from graphc.ir import Graph, GraphcError, Op, TensorType, Value, origin
 from graphc.ops import Tensor, apply, graph_of
+from graphc.ops.graphs import lift_leaves
 from graphc.ops.shape import Expand, Reshape, Slice
-from graphc.ops.tensor import lift_leaves
 
 
 def infer(graph: Graph, inputs: Mapping[str, TensorType] | None = None) -> Graph:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from graphc.ir import Graph, Op
 from graphc.ops import Tensor, interpret
 from graphc.ops.elementwise import Elementwise
+from graphc.ops.graphs import keep
 from graphc.ops.reduce import Reduction
-from graphc.ops.tensor import keep
 
 from .arithmetic_identities import ARITHMETIC, drop_expand
 from .matching import Rule

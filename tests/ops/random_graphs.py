@@ -145,7 +145,7 @@ def random_graph(seed: int, steps: int = 12, gradients: bool = False) -> Graph:
     total = ops.constant(0.0)
     for t in ends:
         total = total + (t * t).mean()
-    weights = [t for t in ops.tensor.reachable([total]) if t.kind == "weight"]
+    weights = [t for t in ops.graphs.reachable([total]) if t.kind == "weight"]
     return ops.graph_of(f"random{seed}", [total, *grad(total, [*weights, *maker.inputs])], maker.inputs)
 
 
