@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphc.schedule.expr import Aff, binary, const, load
+from graphc.schedule.expr import Aff, binary, const, load, unary
 from graphc.schedule.kernels import ACC, Access, Contraction, Store
 from graphc.schedule.layout import Buffer, Layout
 
@@ -73,7 +73,7 @@ def conv2d_rows(n, c, o, h, w, k, spare=0, groups=1, epilogue=ACC):
     ), {b.name: b for b in buffers}  # fmt: skip
 
 
-def conv2d_dw(n, c, o, h, w, k, stride=1, padding=None, plain=False, packed=True):
+def conv2d_dw(n, c, o, h, w, k, stride=1, padding=None, plain=False, packed=True, epilogue=ACC):
     p = k // 2 if padding is None else padding
     oh, ow = size(h, k, stride, p), size(w, k, stride, p)
     layout = (PACKED_PLAIN if plain else PACKED) if packed else PLAIN
@@ -81,11 +81,12 @@ def conv2d_dw(n, c, o, h, w, k, stride=1, padding=None, plain=False, packed=True
         Buffer("x", (n, c, h, w), "f32", (PLAIN if plain else BLOCKED).with_halo({2: (p, p), 3: (p, p)})),
         Buffer("dy", (n, o, oh, ow), "f32", BLOCKED),
         Buffer("y", (o, c, k, k), "f32", layout),
+        Buffer("rate", (), "f32"),
     ]
     return Contraction(
         "dw", "conv2d_dw", (("o", o), ("c", c), ("kh", k), ("kw", k)), (("n", n), ("oh", oh), ("ow", ow)),
         Access("x", (N, C, H * stride + KH - p, W * stride + KW - p)), Access("dy", (N, O, H, W)),
-        (Store("y", (O, C, KH, KW), ACC),), "o",
+        (Store("y", (O, C, KH, KW), epilogue),), "o",
     ), {b.name: b for b in buffers}  # fmt: skip
 
 
@@ -129,6 +130,8 @@ def matmul(m, n, k, packed=True, batch=0, epilogue=ACC):
 
 BIAS_RELU = binary("max", ACC + load("bias", (O,)), const(0.0))
 RESIDUAL = binary("max", ACC + load("bias", (O,)) + load("skip", (N, O, H, W)), const(0.0))
+LONG = unary("tanh", ACC + load("bias", (O,)))  # epilogues of many steps, as activations and optimizers have them
+UPDATE = ACC / (unary("sqrt", unary("abs", load("rate", ()))) + 1.0)
 
 CASES = {
     "conv 64": conv2d(1, 64, 32, 12, 12, 3),
@@ -145,12 +148,15 @@ CASES = {
     "conv all plain": conv2d(3, 3, 7, 8, 8, 3, plain=True, out=PLAIN),
     "conv first layer": conv2d(1, 3, 24, 31, 33, 7, stride=2, plain=True, epilogue=BIAS_RELU, halo=1),
     "conv padding lanes made zero": conv2d(1, 16, 21, 5, 5, 3, epilogue=ACC + 1.0, halo=1),
+    "conv long epilogue": conv2d(2, 20, 40, 7, 13, 3, epilogue=LONG, halo=1),
+    "conv long epilogue, plain output": conv2d(1, 16, 21, 6, 5, 3, out=PLAIN, epilogue=LONG),
     "rows to one channel": conv2d_rows(1, 20, 1, 13, 13, 3, spare=1),
     "rows to three channels": conv2d_rows(2, 20, 3, 6, 21, 3, epilogue=RESIDUAL),
     "rows of few places": conv2d_rows(1, 9, 2, 4, 5, 3, epilogue=BIAS_RELU),
     "rows in blocks": conv2d_rows(1, 5, 1, 4, 37, 5),
     "rows of one image alone": conv2d_rows(1, 5, 20, 1, 40, 1, epilogue=BIAS_RELU),
     "rows grouped": conv2d_rows(2, 9, 6, 5, 16, 3, groups=3, epilogue=BIAS_RELU),
+    "rows long epilogue": conv2d_rows(1, 20, 3, 13, 21, 3, epilogue=LONG),
     "dw": conv2d_dw(3, 32, 16, 14, 14, 3),
     "dw odd channels": conv2d_dw(2, 20, 37, 9, 9, 5),
     "dw few channels": conv2d_dw(2, 5, 17, 9, 8, 3),
@@ -158,10 +164,12 @@ CASES = {
     "dw stride 2": conv2d_dw(2, 16, 16, 9, 9, 3, stride=2),
     "dw first layer": conv2d_dw(2, 3, 20, 17, 17, 5, plain=True),
     "dw plain result": conv2d_dw(2, 20, 18, 8, 8, 3, packed=False),
+    "dw long epilogue": conv2d_dw(2, 20, 37, 9, 9, 5, epilogue=UPDATE),
     "dx stride 1": conv2d_dx(2, 17, 20, 9, 7, 3, 1, 1, 0, 0),
     "dx stride 2": conv2d_dx(1, 16, 32, 9, 10, 3, 2, 1, 1, 0),
     "matmul": matmul(64, 37, 50),
     "matmul one row": matmul(1, 500, 64, epilogue=ACC + load("bias", (O,))),
+    "matmul long epilogue": matmul(13, 90, 33, epilogue=LONG),
     "matmul few rows": matmul(3, 10, 17),
     "matmul 8 rows": matmul(8, 100, 33, epilogue=binary("max", ACC, const(0.0))),
     "matmul unpacked": matmul(7, 37, 21, packed=False),
@@ -199,6 +207,11 @@ def exact(kernel, arrays):
     return acc, bound, grid
 
 
+FUNCTIONS = {
+    "add": np.add, "max": np.maximum, "div": np.divide, "tanh": np.tanh, "sqrt": np.sqrt, "abs": np.abs,
+}  # fmt: skip
+
+
 def epilogue(e, acc, arrays, grid):
     """The few expressions used above, in float64."""
     if e is ACC:
@@ -208,8 +221,7 @@ def epilogue(e, acc, arrays, grid):
     if e.op == "load":
         name, index = e.attr
         return arrays[name][tuple(sum(c * grid[a] for a, c in i.terms) + i.const for i in index)]
-    x, y = (epilogue(a, acc, arrays, grid) for a in e.args)
-    return {"add": np.add, "max": np.maximum}[e.op](x, y)
+    return FUNCTIONS[e.op](*(epilogue(a, acc, arrays, grid) for a in e.args))
 
 
 def unblocked(buffers):

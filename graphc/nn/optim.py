@@ -133,7 +133,9 @@ class Adam(Optimizer):
         square = state("square", weight.shape) * beta2 + grad * grad * (1.0 - beta2)
         state.set("mean", mean)
         state.set("square", square)
-        return weight - mean * (lr / correction1) / (square.sqrt() / correction2.sqrt() + self.eps)
+        # the formula with the last fraction times sqrt(c2): one division an element
+        scale = correction2.sqrt()
+        return weight - mean * (lr * scale / correction1) / (square.sqrt() + self.eps * scale)
 
 
 @dataclass(frozen=True)

@@ -322,7 +322,7 @@ class Gelu(Float):
         return (x * 0.5 * (1.0 + _erf(x * math.sqrt(0.5)).astype(x.dtype).reshape(x.shape)),)
 
     def decompose(self, x):
-        return (x * 0.5 * (1.0 + (x * math.sqrt(0.5)).erf()),)
+        return (x * (0.5 * (1.0 + (x * math.sqrt(0.5)).erf())),)  # the gradient has this factor too
 
     def vjp(self, x, y, dy):
         """dx = dy * (Phi(x) + x * exp(-x**2 / 2) / sqrt(2 pi))"""

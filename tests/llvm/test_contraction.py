@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from assembly_text import innermost_loops
+from assembly_text import innermost_loops, spills
 from contraction_samples import (
     BIAS_RELU,
     BLOCKED,
     CASES,
     KH,
     KW,
+    LONG,
     RESIDUAL,
     H,
     N,
@@ -110,7 +111,7 @@ def test_values(name):
     "conv 64", "conv odd channels", "conv 20 to 50", "conv grouped", "conv plain output", "conv first layer",
     "dw odd channels", "dw long sum", "dx stride 2", "matmul", "matmul one row", "matmul 8 rows", "matmul unpacked",
     "matmul copied", "rows to one channel", "rows to three channels", "rows of few places", "rows in blocks",
-    "rows grouped",
+    "rows grouped", "conv long epilogue", "rows long epilogue", "dw long epilogue", "matmul long epilogue",
 ])  # fmt: skip
 def test_same_bits_for_any_units_and_any_vectors(name):
     kernel, buffers = CASES[name]
@@ -162,6 +163,20 @@ def test_innermost_loops_keep_accumulators_in_registers(name, machine):
         assert bool(chosen.w_ahead or chosen.x_ahead) == any(x.startswith("prefetch") for x in body)
 
 
+@pytest.mark.parametrize("machine", [target.x86_64_v3(), target.x86_64_v4(), target.aarch64()], ids=lambda t: t.name)
+def test_a_long_epilogue_is_a_loop_over_the_points_of_a_tile(machine):
+    """Its code stands once for each size of tile, and keeps what it computes in registers."""
+    kernel, buffers = matmul(197, 1152, 384, epilogue=LONG)
+    module = ir.Module("scan")
+    emit_contraction(module, "k", kernel, buffers, machine).function.linkage = "external"
+    (group,) = planned((kernel, buffers), machine).groups
+    text = jit.assembly(module, machine)
+    loops = list(innermost_loops(text, r"vdivps|fdiv\s+v"))
+    assert len(loops) == len(group.tile.sizes)
+    assert [sum("div" in x for x in body) for body in loops] == [group.tile.vectors] * len(loops)
+    assert not [x for body in loops for x in spills(body)]
+
+
 def test_neon_code_has_no_spill_in_its_loops():
     kernel, buffers = SCANNED["3x3 on 56"]
     module = ir.Module("scan")
@@ -197,6 +212,12 @@ def planned(case, machine=None):
 def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead, x_ahead):
     chosen = planned(case)
     assert (chosen.points_first, chosen.w_ahead, chosen.x_ahead) == (points_first, w_ahead, x_ahead)
+
+
+@pytest.mark.parametrize(("columns", "chunks"), [(1152, 32), (1536, 86)])
+def test_a_column_of_results_does_not_crowd_in_few_sets(columns, chunks):
+    """2048 rows 72 or 96 lines apart: in 64 of 512 sets, or in 16, which four tiles of six rows have to share."""
+    assert planned(matmul(2048, columns, 384)).chunks == chunks
 
 
 @pytest.mark.parametrize(("case", "copied"), [

@@ -104,7 +104,7 @@ class _Emitter:
         if several:
             extents[form.partner] = main.count * wide
         vectors = self.vectors(tile, None if several else first)
-        lanes = LaneGroup(self.work, env, first, vectors, group.unroll, extents)
+        lanes = LaneGroup(self.work, env, first, vectors, group, extents)
         if form.pad:
             with emit.if_(b, self.is_first(chunk)):
                 self.clear_padding(lanes)
@@ -221,7 +221,7 @@ class _Emitter:
                 at = [{axes[0]: add(self.b, row, i), axes[1]: add(self.b, col, j)} for i, j in cells]
                 envs = [env | {a: v for a, v in cell.items() if a} for cell in at]
                 shifts = [strides[0] * i + strides[1] * j for i, j in cells]
-                yield Points(envs, shifts, (*before, (row, spans[1][0]), (col, 1)))
+                yield Points(envs, shifts, (*before, (row, spans[1][0]), (col, 1)), axes[1] and (axes[1], cols))
 
     def within_blocks(self, tile: Tile, env: Env, before: tuple) -> Iterator[Points]:
         """Tiles along a split axis: those of the whole blocks, then those of the last one."""
@@ -231,4 +231,5 @@ class _Emitter:
             with loop(self.b, first, stop, name=axis) as outer:
                 for start, n in self.along(extent, tile.cols, 0, tiles_along(extent, tile.cols)):
                     envs = [env | {split.outer: outer, split.inner: add(self.b, start, k)} for k in range(n)]
-                    yield Points(envs, [stride * k for k in range(n)], (*before, (outer, split.block), (start, 1)))
+                    count = (*before, (outer, split.block), (start, 1))
+                    yield Points(envs, [stride * k for k in range(n)], count, (split.inner, n))

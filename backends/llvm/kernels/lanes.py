@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 
 from llvmlite import ir
 
-from graphc.schedule.expr import Aff, loads
+from graphc.schedule.expr import Aff, E, loads, walk
 from graphc.schedule.kernels import ACC
 from graphc.schedule.layout import Buffer
 
@@ -24,19 +24,23 @@ from ..target import Target
 from ..values import Lanes, Values
 from .form import LINE, Form
 from .plans import Plan
-from .tiles import tiles_along
+from .tiles import Group, tiles_along
 
 Env = dict[str, Number]
+
+LONG = {"exp", "log", "tanh", "erf", "sqrt", "div"}  # operations that make an epilogue one long chain
 
 
 @dataclass(frozen=True)
 class Points:
     """The points of a register tile: where the point axes stand, and how many elements of x each lies after the first;
-    None when that is known at run time only. `before` counts the points before the tile, as (number, of how many)."""
+    None when that is known at run time only. `before` counts the points before the tile, as (number, of how many). The
+    points of a row of `along`, an axis and how many, differ in that axis alone, by one from each to the next."""
 
     envs: list[Env]
     shifts: list[int] | None
     before: tuple[tuple[Number, int], ...] = ()
+    along: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,9 @@ class LaneGroup:
     """One group of lanes of a unit, from block `first` on: the sums of its register tiles, and their stores."""
 
     def __init__(
-        self, work: Work, env: Env, first: Number, vectors: list[Vector], unroll: int, extents: Mapping[str, int]
+        self, work: Work, env: Env, first: Number, vectors: list[Vector], group: Group, extents: Mapping[str, int]
     ):
-        self.b, self.form, self.plan, self.unroll = work.b, work.form, work.plan, unroll
+        self.b, self.form, self.plan, self.unroll, self.tile = work.b, work.form, work.plan, group.unroll, group.tile
         self.buffers, self.pointers, self.target = work.buffers, work.pointers, work.target
         self.env, self.first, self.extents = env, first, extents
         self.vectors, self.active = vectors, [v for v in vectors if v.valid]
@@ -260,22 +264,89 @@ class LaneGroup:
     def finish(self, points: Points, sums: list[ir.Value], clipped_axis: str | None = None) -> None:
         """The epilogue: stores of a tile. Vectors beyond the last channel are sums of nothing. Stores that do not
         reach into the padding of `clipped_axis` are left out."""
+        if points.along and points.along[1] > 1 and self.long:
+            self.finish_rows(points, sums)
+            return
         totals = iter(sums)
         for point in points.envs:
             for vector in self.vectors:
                 total = next(totals) if vector.valid else const(self.type, 0)
-                self.store(self.at(point, vector), vector, total, clipped_axis)
+                self.store(self.at(point, vector), total, self.mask(vector), vector.valid > 0, clipped_axis)
 
-    def store(self, env: Env, vector: Vector, total: ir.Value, clipped_axis: str | None) -> None:
+    @cached_property
+    def long(self) -> bool:
+        """Whether the epilogue is long: then its code stands once for a row of points, in a loop."""
+        return any(e.op in LONG for e in walk(*(s.expr for s in self.form.stores)))
+
+    def finish_rows(self, points: Points, sums: list[ir.Value]) -> None:
+        """A long epilogue. The sums go by the stack, so that it has all registers; neighbouring vectors are one wide
+        vector, which LLVM cuts up operation by operation: their chains then run beside each other."""
+        b, vl, (axis, count), aligned = self.b, self.vl, points.along, self.target.vector_bytes
+        for k, total in enumerate(sums):
+            emit.store_(b, total, self.room, k * vl, aligned=aligned)
+        known = self.uniform()
+        for row in range(0, len(points.envs), count):
+            with emit.loop(b, 0, count, name="end") as k:
+                point = points.envs[row] | {axis: add(b, points.envs[row][axis], k)}
+                place = mul(b, add(b, k, row), len(self.active) * vl)
+                for before, (first, *more) in self.strips:
+                    total, lanes = const(self.type, 0), vl * (1 + len(more))
+                    if first.valid:
+                        total = emit.load_(b, self.room, F32, lanes, add(b, place, before * vl), aligned=aligned)
+                    self.store(self.at(point, first), total, self.mask(first), first.valid > 0, None, known)
+
+    @cached_property
+    def room(self) -> ir.Value:
+        """Where the sums of a tile lie while a long epilogue goes through them."""
+        most = max(size for size, _ in self.tile.sizes)
+        return emit.stack(self.b, F32, most * len(self.active) * self.vl)
+
+    @cached_property
+    def strips(self) -> list[tuple[int, list[Vector]]]:
+        """The vectors in strips of whole neighbours, each with how many that exist go before it."""
+        out, before = [], 0
+        for vector in self.vectors:
+            last = out[-1][1][-1] if out else vector
+            whole, follows = last.valid == vector.valid == self.vl, vector.lane == last.lane + self.vl
+            if whole and follows and vector.block == last.block:
+                out[-1][1].append(vector)
+            else:
+                out.append((before, [vector]))
+            before += vector.valid > 0
+        return out
+
+    def uniform(self) -> dict[E, ir.Value]:
+        """What all elements of the epilogue share, such as the terms of a learning rate: LLVM does not know that stores
+        leave it as it is, and would compute it for each vector."""
+        same: dict[E, ir.Value] = {}
+        written = {s.buffer for s in self.form.stores}
+        values = Values(self.b, self.buffers, self.pointers, self.env, self.target, known=same)
+        for e in walk(*(s.expr for s in self.form.stores)):
+            loaded = e.op == "load" and e.attr[0] not in written and e.attr[1][0] == Aff(e.attr[1][0].const)
+            if loaded or (e.args and e.op != "guard" and all(a.op == "const" or a in same for a in e.args)):
+                same[e] = values.value(e)
+        return same
+
+    def store(
+        self,
+        env: Env,
+        total: ir.Value,
+        mask: ir.Value | None,
+        exists: bool,
+        clipped_axis: str | None,
+        known: Mapping[E, ir.Value] | None = None,
+    ) -> None:
+        """The stores of a vector of sums, or of neighbouring ones; of one that does not exist, those into the padding.
+        `known`: what has been computed of the epilogue."""
         form, made, found = self.form, {}, []
         for s in form.stores:
             clipped = form.clipped(s, form.lanes)
-            if (clipped and not vector.valid) or (clipped_axis and form.clipped(s, clipped_axis)):
+            if (clipped and not exists) or (clipped_axis and form.clipped(s, clipped_axis)):
                 continue
             if clipped not in made:
-                lanes = Lanes(form.lanes, self.vl, self.mask(vector) if clipped else None)
+                lanes, temps = Lanes(form.lanes, emit.lanes_of(total), mask if clipped else None), {ACC.attr: total}
                 made[clipped] = Values(
-                    self.b, self.buffers, self.pointers, env, self.target, lanes, {ACC.attr: total}, self.extents
+                    self.b, self.buffers, self.pointers, env, self.target, lanes, temps, self.extents, known
                 )
             found.append((made[clipped], s, made[clipped].vector(s.expr)))
         # all values first: a store may change what another one reads, such as a moment of the optimizer
