@@ -12,9 +12,9 @@ from graphc.ops import Tensor, apply
 from graphc.ops import elementwise as ew
 from graphc.ops.norm import LogSoftmax, Softmax
 from graphc.ops.random import Dropout
-from graphc.ops.shape import Constant, Expand
+from graphc.ops.shape import Concat, Constant, Expand, Pad, pad
 
-from .matching import Rule, as_result, is_value, made_by, uniform
+from .matching import Rule, as_result, is_value, made_by, replaced, uniform
 
 
 def add_zero(t: Tensor) -> Tensor | None:
@@ -27,6 +27,26 @@ def add_negative(t: Tensor) -> Tensor | None:
     """x + -y -> x - y"""
     a, b = t.parents
     return a - b.parents[0] if made_by(b, ew.Neg) else b - a.parents[0] if made_by(a, ew.Neg) else None
+
+
+def add_pads(t: Tensor) -> Tensor | None:
+    """pad(x) + pad(y) -> pad(concat(x, y)) where y lies right behind x, or x behind y: gradients of the parts of a
+    tensor"""
+    if not all(made_by(p, Pad) and not any(p.node.op.interior) and p.shape == t.shape for p in t.parents):
+        return None
+    first, second = sorted(t.parents, key=lambda p: p.node.op.before)
+    a, b = first.node.op, second.node.op
+    apart = [d for d in range(t.ndim) if (a.before[d], a.after[d]) != (b.before[d], b.after[d])]
+    if len(apart) != 1 or a.before[apart[0]] + first.parents[0].shape[apart[0]] != b.before[apart[0]]:
+        return None
+    join = Concat(apart[0])
+    parts = [x for p in (first, second) for x in joined_by(p.parents[0], join)]
+    return pad(apply(join, *parts), a.before, replaced(a.after, apart[0], b.after[apart[0]]), a.interior)
+
+
+def joined_by(t: Tensor, join: Concat) -> tuple[Tensor, ...]:
+    """What the tensor is a concatenation of by this op, or the tensor."""
+    return t.parents if made_by(t, Concat) and t.node.op == join else (t,)
 
 
 def subtract_zero(t: Tensor) -> Tensor | None:
@@ -155,7 +175,7 @@ def dropout_nothing(t: Tensor) -> Tensor | None:
 
 
 ARITHMETIC: dict[type[Op], tuple[Rule, ...]] = {
-    ew.Add: (add_zero, add_negative),
+    ew.Add: (add_zero, add_negative, add_pads),
     ew.Sub: (subtract_zero, subtract_negative),
     ew.Mul: (multiply_one, multiply_minus_one),
     ew.Div: (divide_one, divide_power_of_two),

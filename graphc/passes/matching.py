@@ -30,3 +30,7 @@ def is_value(t: Tensor, value: float) -> bool:
 def as_result(x: Tensor, t: Tensor) -> Tensor:
     """x in the shape of t, to which it broadcasts."""
     return x.expand(t.shape)
+
+
+def replaced(items: tuple, at: int, value) -> tuple:
+    return (*items[:at], value, *items[at + 1 :])

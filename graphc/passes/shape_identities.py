@@ -8,7 +8,7 @@ from graphc.ops.contraction import MatMul
 from graphc.ops.reduce import Max, Sum
 from graphc.ops.shape import Concat, Constant, Expand, Pad, Reshape, Slice, Transpose
 
-from .matching import Rule, made_by, uniform
+from .matching import Rule, made_by, replaced, uniform
 
 
 def reshape_same(t: Tensor) -> Tensor | None:
@@ -93,10 +93,6 @@ def slice_of_concat(t: Tensor) -> Tensor | None:
             return x.apply(Slice(start, replaced(op.stop, axis, op.stop[axis] - offset), op.step))
         offset = end
     return None
-
-
-def replaced(items: tuple, at: int, value) -> tuple:
-    return (*items[:at], value, *items[at + 1 :])
 
 
 def slice_of_pad(t: Tensor) -> Tensor | None:

@@ -1,17 +1,20 @@
 """Graph -> Schedule: each node becomes kernels over named buffers, with logical indices and plain layouts.
 
 Nodes that only rename indices (transpose, slice, splits) become no kernel at all: consumers read the operand through
-them. A reshape that merges dimensions is an alias, a second name with another shape for the same memory. Axes of extent
-1 do not exist: their index is the constant 0.
+them. A reshape that merges dimensions is an alias, a second name with another shape for the same memory, or a copy
+where its operand is such a view. Axes of extent 1 do not exist: their index is the constant 0.
 """
 
 from __future__ import annotations
+
+import math
+from itertools import pairwise
 
 import numpy as np
 
 from graphc.ir import Graph, GraphcError, Node
 from graphc.ops.elementwise import Elementwise
-from graphc.ops.shape import Constant
+from graphc.ops.shape import Constant, Reshape
 
 from .expr import Aff, const
 from .kernel_builder import Draft, KernelBuilder, Source
@@ -59,18 +62,32 @@ class Lowering(Draft):
         self.sources[v] = Source(v.type, name)
 
     def rename(self, node: Node) -> None:
-        """A view where indices stay affine, else an alias of the (materialised) operand under a new shape."""
+        """A view where indices stay affine; else a copy of a view in the new shape, which fusion can make its writers
+        store, or an alias of the operand under the new shape."""
         op, v, source = node.op, node.output, self.sources[node.inputs[0]]
         probe = tuple(Aff.of(f"d{i}") if n > 1 else Aff() for i, n in enumerate(v.shape))
         if source.constant is not None:
             self.sources[v] = Source(v.type, constant=source.constant)
         elif op.view(node.inputs[0].type, probe) is not None:
             self.sources[v] = Source(v.type, source.buffer, views=((op, node.inputs[0].type), *source.views))
+        elif source.views and (pieces := common_pieces(node.inputs[0].shape, v.shape)):
+            self.sources[v] = Source(v.type, self.reshaped(node, source, pieces))
         else:
             root = self.materialise(node.inputs[0], node)
             name = self.buffer(f"{root}.flat", v.type, self.buffers[root].place)
             self.aliases[name] = self.aliases.get(root, root)
             self.sources[v] = Source(v.type, name)
+
+    def reshaped(self, node: Node, source: Source, pieces: tuple[int, ...]) -> str:
+        """A copy of what is read through a view, in the shape of the reshape's result; `pieces` are a shape that both
+        sides only merge dimensions of."""
+        split, v = Reshape(pieces), node.output
+        k = KernelBuilder(self, node, "copy")
+        made = self.buffer("copy", v.type, "arena")
+        at = k.axes(pieces)
+        k.store_in(made, split.view(v.type, at), source.read(split.view(node.inputs[0].type, at)))
+        k.finish(at)
+        return made
 
     def elementwise(self, node: Node) -> None:
         k = KernelBuilder(self, node)
@@ -106,6 +123,15 @@ class Lowering(Draft):
             leaves={self.sources[v].buffer: v.name for v in (*self.graph.weights, *self.graph.state)},
             traits=traits,
         )
+
+
+def common_pieces(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The coarsest shape of which products of neighbouring dimensions make both shapes, `[2, 12], [4, 6] -> [2, 2, 6]`;
+    None where there is none, as for `[2, 3], [3, 2]`."""
+    ends = sorted({math.prod(shape[d:]) for shape in (a, b) for d in range(len(shape) + 1)})
+    if ends[0] == 0 or any(larger % smaller for smaller, larger in pairwise(ends)):
+        return None
+    return tuple(larger // smaller for smaller, larger in reversed(list(pairwise(ends))))
 
 
 def lower(graph: Graph, traits: Traits = CPU) -> Schedule:

@@ -33,6 +33,28 @@ CASES = [
     ("add_zero", constant("0", 0, "", "i32") + "%1 = add(%n, %0) : i32[3,4]", "%1", "", "%n"),
     ("add_negative", "%0 = neg(%y) : f32[3,4]\n%1 = add(%x, %0) : f32[3,4]", "%1", "%0 = sub(%x, %y) : f32[3,4]", "%0"),
     ("add_negative", "%0 = neg(%x) : f32[3,4]\n%1 = add(%0, %y) : f32[3,4]", "%1", "%0 = sub(%y, %x) : f32[3,4]", "%0"),
+    (
+        "add_pads",
+        "%0 = pad(%x, before=[3,0], after=[1,2], interior=[0,0]) : f32[7,6]\n"
+        "%1 = pad(%y, before=[0,0], after=[4,2], interior=[0,0]) : f32[7,6]\n"
+        "%2 = add(%0, %1) : f32[7,6]",
+        "%2",
+        "%0 = concat(%y, %x, axis=0) : f32[6,4]\n%1 = pad(%0, before=[0,0], after=[1,2], interior=[0,0]) : f32[7,6]",
+        "%1",
+    ),
+    (
+        "add_pads",
+        "%0 = pad(%m, before=[6,0], after=[3,0], interior=[0,0]) : f32[15,4]\n"
+        "%1 = pad(%x, before=[3,0], after=[9,0], interior=[0,0]) : f32[15,4]\n"
+        "%2 = add(%0, %1) : f32[15,4]\n"
+        "%3 = pad(%y, before=[0,0], after=[12,0], interior=[0,0]) : f32[15,4]\n"
+        "%4 = pad(%y, before=[12,0], after=[0,0], interior=[0,0]) : f32[15,4]\n"
+        "%5 = add(%2, %3) : f32[15,4]\n"
+        "%6 = add(%5, %4) : f32[15,4]",
+        "%6",
+        "%0 = concat(%y, %x, %m, %y, axis=0) : f32[15,4]",
+        "%0",
+    ),
     ("subtract_zero", constant("0.0", 0) + "%1 = sub(%x, %0) : f32[3,4]", "%1", "", "%x"),
     (
         "subtract_negative",
@@ -348,6 +370,6 @@ def test_special_values_stay():
         ]
         (want,), (got,) = run(old, inputs)[0], run(simplify(old), inputs)[0]
         np.testing.assert_array_equal(got, want, err_msg=rule)
-        if rule not in ("add_zero", "reduce_units"):  # -0 + 0 is 0
+        if rule not in ("add_zero", "add_pads", "reduce_units"):  # -0 + 0 is 0
             number = ~np.isnan(want)
             np.testing.assert_array_equal(np.signbit(1.0 * got[number]), np.signbit(1.0 * want[number]), err_msg=rule)

@@ -229,6 +229,32 @@ def test_keys_of_attention_are_copied_and_scores_stay_plain(batch):
         assert all("16c" not in str(schedule.buffers[s.buffer].layout) for s in k.stores)
 
 
+def test_gradients_of_queries_keys_and_values_meet_in_panels():
+    """Each product stores its own part of the gradient of their common matrix, in the layout the next products read:
+    no zeros, no sum of padded parts, no copy."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.proj = nn.Linear(32, 96), nn.Linear(32, 5)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).reshape(2, 9, 3, 2, 16).permute(2, 0, 3, 1, 4)
+            heads = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.proj(heads.permute(0, 2, 1, 3).reshape(2, 9, 32)[:, 0])
+
+    schedule = make_schedule(training(Attention(), (2, 9, 32)))
+    matrices = {n for n, b in schedule.buffers.items() if b.shape == (18, 96)}
+    parts = [s for k in schedule.kernels for s in stores(k) if s.buffer in matrices]
+    (forward, *gradient) = parts
+    assert forward.buffer not in {s.buffer for s in gradient}
+    assert len(gradient) == 3
+    (name,) = {s.buffer for s in gradient}
+    assert str(schedule.buffers[name].layout) == "CN16c"
+    assert sorted(s.indices[1].const for s in gradient) == [0, 32, 64]
+    assert not any("copy" in k.name or "halo" in k.name for k in schedule.kernels)
+
+
 @pytest.mark.parametrize(("size", "layout"), [(28, "HNC16h"), (32, "HNC16h spare(C:1)")])
 def test_transformed_tensors_are_panels_of_all_matrices(size, layout):
     """Places that one tile is written to, one in every matrix, are no power of two apart: 49 tiles are not, 64 are."""
@@ -256,10 +282,10 @@ def test_one_matrix_under_three_dimensions_stays_plain():
     assert {str(b.layout) for b in schedule.buffers.values() if len(b.shape) == 3} == {"NCH"}
 
 
-def linear_step(rows: int, wide: int):
+def linear_step(rows: int, wide: int, *before: nn.Module, features: int = 48):
     """The schedule of a training step of two linear layers, `wide` features between them, over tokens of 4 images."""
-    model = nn.Sequential(nn.Linear(48, wide), nn.GELU(), nn.Linear(wide, 128), nn.Flatten(), nn.Linear(128 * rows, 5))
-    return make_schedule(training(model, (4, rows, 48), graphc.optim.AdamW()))
+    layers = nn.Linear(features, wide), nn.GELU(), nn.Linear(wide, 128), nn.Flatten(), nn.Linear(128 * rows, 5)
+    return make_schedule(training(nn.Sequential(*before, *layers), (4, rows, 48), graphc.optim.AdamW()))
 
 
 def test_gelu_keeps_its_slope_and_nothing_else():
@@ -278,3 +304,29 @@ def test_wide_rows_stay_plain_and_sums_down_their_columns_read_copies():
         schedule = linear_step(40, wide)
         assert str(schedule.buffers["1.mul2"].layout) == layout
         assert ("1.mul2.x" in schedule.buffers) == copied
+
+
+def test_a_product_stores_what_the_next_reads_in_panels_twice():
+    """A gradient 1040 wide is read along its rows, and in panels by the weight gradient: its one product stores both.
+    GELU's product, which stores the slope too, leaves the copy to a kernel, or to a block with its reader."""
+    schedule = linear_step(40, 1040, nn.Linear(48, 128), features=128)
+    wide = {n: str(b.layout) for n, b in schedule.buffers.items() if b.shape == (160, 1040)}
+    products = [
+        k for k in schedule.kernels if isinstance(k, Contraction) and {s.buffer for s in stores(k)} & wide.keys()
+    ]
+    forward, gradient = ([(wide[s.buffer], s.expr) for s in k.stores] for k in products)
+    assert len({e for _, e in forward}) == len(forward) == 2
+    assert len({e for _, e in gradient}) == 1
+    assert [layout for layout, _ in gradient] == ["NC", "CN16c"]
+
+
+def test_copies_whose_vectors_would_be_scattered_are_kernels():
+    """Keys are packed along the other axis: the product that makes them would store every element by itself."""
+
+    class Scores(nn.Module):
+        def forward(self, x):
+            return x @ x.transpose(1, 2)
+
+    schedule = make_schedule(inference(nn.Sequential(nn.Linear(7, 48), Scores()), (1, 40, 7)))
+    (pack,) = (k for k in schedule.kernels if k.name.endswith(".pack"))
+    assert isinstance(pack, Loops)

@@ -10,6 +10,7 @@ from graphc.ir import TensorType
 from graphc.ops import graph_of, leaf
 from graphc.schedule import CPU, GPU, PIPELINE, assign_layouts, lower, make_schedule, order, plan_memory, show
 from graphc.schedule.kernels import Contraction, Loops
+from graphc.schedule.lower import common_pieces
 
 from .harness import run_schedule
 from .networks import GRAPHS, draw
@@ -81,6 +82,14 @@ def test_kernels_keep_the_rules_of_the_language(graph):
                         in_place = known[e.attr[0]].place == "state"
                         assert e.attr[0] not in stored or (in_place and stored[e.attr[0]] == e.attr[1])
             assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "pieces"),
+    [((4, 6, 5), (24, 5), (4, 6, 5)), ((4, 9, 8), (6, 6, 8), None), ((2, 12), (4, 6), (2, 2, 6)), ((0, 3), (0,), None)],
+)
+def test_pieces_that_make_both_shapes(a, b, pieces):
+    assert common_pieces(a, b) == pieces
 
 
 def test_updates_that_trade_places_take_what_was_there_before():

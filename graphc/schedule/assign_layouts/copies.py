@@ -21,7 +21,7 @@ from graphc.schedule.kernels import (
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 from graphc.schedule.traits import CPU
 
-from .blocks import blockable
+from .blocks import blockable, fills_padding
 from .halos import margins
 from .weights import packing
 
@@ -47,8 +47,30 @@ class Copies:
             target = Buffer(self._names(f"{source.name}.{which}"), source.shape, source.dtype, layout)
             self._made[source.name, layout] = target.name
             self.buffers[target.name] = target
-            self._kernels.append(copy_kernel(source, target, f"{kernel.name}.pack", kernel.scope))
+            if not self.stored_twice(source, target):
+                self._kernels.append(copy_kernel(source, target, f"{kernel.name}.pack", kernel.scope))
         return replace(kernel, **{which: replace(access, buffer=self._made[source.name, layout])})
+
+    def stored_twice(self, source: Buffer, target: Buffer) -> bool:
+        """`contract: t = e  ->  contract: t = e, copy = e`, where a product makes all of t and nothing else: the copy
+        then costs little more than its room. One more store beside others, or small ones from many products, took as
+        long as the copy."""
+        later = [k for k in self.schedule.kernels if source.name in writes(k)]
+        made = [n for n, k in enumerate(self._kernels) if source.name in writes(k)]
+        if not len(made) == len(later) == 1 or source.name in self.schedule.aliased:
+            return False
+        kernel = self._kernels[made[0]]
+        if not isinstance(kernel, Contraction) or kernel.kind != "matmul" or len(kernel.stores) > 1:
+            return False
+        (store,), sizes = kernel.stores, extents(kernel)
+        if store.indices[target.layout.order[-1][0]].coef(kernel.lanes) != 1:
+            return False  # its vectors would be scattered
+        for d in target.layout.blocked_dims:
+            index = store.indices[d]
+            if not blockable(index, sizes, BLOCK) or not fills_padding(index, source.shape[d], sizes, BLOCK):
+                return False
+        self._kernels[made[0]] = replace(kernel, stores=(store, replace(store, buffer=target.name)))
+        return True
 
     def gathered(self, kernel: Contraction) -> Contraction:
         """The contraction reading from a copy of its operand `w` that has a dimension for each axis: the lanes in
