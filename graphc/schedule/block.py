@@ -105,11 +105,11 @@ class _Chains:
         wait for all kernels in between."""
         last = self.kernels[chain[-1]]
         written = [n for n in last.outside[1] if n not in self.temporaries(chain[-1])]
-        if len(written) != 1 or last.own or not self.private(written[0]):
+        if len(written) != 1 or not self.private(written[0]):
             return None
         (name,) = written
         readers = self.readers.get(name, [])
-        if len(readers) != 1 or self.writers[name] != [chain[-1]] or self.kernels[readers[0]].own:
+        if len(readers) != 1 or self.writers[name] != [chain[-1]]:
             return None
         (reader,) = readers
         passed = (m for k in chain for m in self.dag.after[k] if m not in chain and m != reader and m < reader)

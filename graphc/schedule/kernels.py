@@ -183,7 +183,7 @@ class Block(Accessing):
 
     @property
     def own(self) -> frozenset[str]:
-        return frozenset(self.local)
+        return frozenset(self.local).union(*(k.own for k in self.body))
 
     @property
     def macs(self) -> int:

@@ -12,7 +12,7 @@ import graphc
 from graphc import nn
 from graphc.models import MobileNetV1, ViT, get
 from graphc.schedule import PIPELINE, make_schedule
-from graphc.schedule.kernels import Block, Contraction, bodies
+from graphc.schedule.kernels import Block, Contraction, Loops, bodies
 from graphc.schedule.layout import ALIGNMENT
 
 from .harness import run_schedule
@@ -98,6 +98,16 @@ def test_large_maps_go_through_winograd_by_rows_of_tiles():
         assert all(k.par[: len(block.steps)] == block.steps for k in block.body)
     most = max(sum(-(-schedule.buffers[n].bytes // ALIGNMENT) * ALIGNMENT for n in b.local) for b in blocks(schedule))
     assert schedule.thread_bytes == most
+
+
+def test_attention_goes_head_by_head():
+    """Scores, softmax, whose row is the kernel's own, and the product with the values."""
+    schedule = make_schedule(inference(ViT(classes=7, depth=1), (1, 3, 224, 224)))
+    (block,) = blocks(schedule)
+    assert [type(k) for k in block.body] == [Contraction, Loops, Contraction]
+    assert block.body[1].own
+    assert block.own == {*block.local, *block.body[1].own}
+    assert [n for _, n in block.steps] == [6]
 
 
 def test_two_threads_share_the_steps():
