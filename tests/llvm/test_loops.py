@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from assembly_text import innermost_loops, narrow, spills
 from llvmlite import ir
-from loop_samples import SAMPLES, beyond, names
+from loop_samples import SAMPLES, beyond, layer_norm, names
 
 from graphc.backends.llvm import jit
 from graphc.backends.llvm.kernels.loops import emit_loops
 from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v3, x86_64_v4
 from graphc.schedule.kernels import Contraction
+from graphc.schedule.layout import Layout
+from graphc.schedule.traits import CPU
 
 # float32 sums of up to a few thousand terms of size about 1, in another order than NumPy's
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -125,3 +127,19 @@ def test_hot_loops_are_wide_and_stay_in_registers(name, target):
     for body in loops:
         assert (name, target.name) in SPILLING or not spills(body)
         assert target.arch == "aarch64" or not narrow(body, target.vector_bytes)
+
+
+@pytest.mark.parametrize(("rows", "panels", "asks"), [(600, True, True), (600, False, False), (20, True, False)])
+def test_rows_in_panels_are_asked_for_ahead(rows, panels, asks):
+    """Pieces of a row far apart, of a matrix that no cache need hold; the hardware foresees rows in one piece. What
+    lies behind the last row is asked for too, and does no harm."""
+    sample = layer_norm(rows, 384)
+    layout = CPU.layouts[2] if panels else Layout.plain(2)
+    matrices = {n: replace(sample.buffers[n], layout=layout) for n in ("x", "y")}
+    sample = replace(sample, buffers={**sample.buffers, **matrices})
+    target = replace(host(), l2_bytes=1 << 20)
+    module = ir.Module("scan")
+    emit_loops(module, "k", sample.kernel, sample.buffers, target).function.linkage = "external"
+    assert ("prefetch" in jit.assembly(module, target)) == asks
+    got = sample.buffers["y"].unpack(Compiled(sample, target).run()["y"])
+    np.testing.assert_allclose(got, sample.expected["y"], **CLOSE)

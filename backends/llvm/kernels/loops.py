@@ -26,6 +26,7 @@ from .. import emit
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
 from ..target import Target
 from ..values import Lanes
+from .ahead import aheads
 from .stages import Point, Spans, Stages, parts
 from .transpose import transpose
 
@@ -82,7 +83,7 @@ class _Emitter:
         outs = [o for s in nest.kernel.stages for o in s.outs]
         self.again = nest.vector is not None and not self._chunked(nest.vector) and repeatable(outs)
         own = {s.name: s for s in nest.kernel.scratch}
-        self.stages = Stages(b, nest, {**buffers, **own}, pointers, target)
+        self.stages = Stages(b, nest, {**buffers, **own}, pointers, target, aheads(nest, buffers, target))
         self.scratch: list[dict[str, ir.Value]] = []  # of each point that is computed side by side
 
     # how much goes side by side

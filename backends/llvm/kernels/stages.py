@@ -22,10 +22,13 @@ from graphc.schedule.kernels import Reduce, Stage, Store, repeatable
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import Nest
 
-from ..emit import Number, add, if_, lanes_of, loop_carry, prefix_mask
+from ..emit import F32, SIZE, Number, add, affine, beyond, if_, lanes_of, loop_carry, mul, prefetch, prefix_mask
+from ..emit import parts as parts_of
 from ..target import Target
 from ..values import Lanes, Values
 from . import reductions
+from .ahead import Ahead
+from .form import LINE
 from .reductions import State
 
 Spans = Mapping[str, range]
@@ -55,13 +58,15 @@ class _Cell:
 
 @dataclass(frozen=True)
 class Stages:
-    """Emits stages. `buffers` holds the scratch buffers too, `pointers` the kernel's arguments."""
+    """Emits stages. `buffers` holds the scratch buffers too, `pointers` the kernel's arguments; `ahead` is what each
+    stage asks for ahead of its turn."""
 
     b: ir.IRBuilder
     nest: Nest
     buffers: Mapping[str, Buffer]
     pointers: Mapping[str, ir.Value]
     target: Target
+    ahead: Sequence[Ahead | None]
     offsets: dict[tuple, Number] = field(default_factory=dict)
 
     def run(self, points: Sequence[Point], spans: Spans) -> None:
@@ -98,6 +103,7 @@ class _Stage:
             self.vectors = max(1, self.nest.width(self.stage) // self.vl) if self.reduces else ROW_VECTORS
         self.slots = self.sets * self.vectors
         self.parts = parts(self.stage, stages.target.vector_registers)
+        self.ahead = stages.ahead[number]
 
     def run(self) -> None:
         state = [
@@ -205,6 +211,8 @@ class _Stage:
 
     def cells(self, cells: Sequence[_Cell], spans: Spans, state: list) -> list:
         """All values of the iteration first, then its stores, then what it adds to the partial results."""
+        if self.ahead:
+            self.ask(cells)
         at = [self.values(cell, spans) for cell in cells]
         *parts, last = self.parts
         for part in parts:
@@ -224,6 +232,20 @@ class _Stage:
         for values, out, value in stored:
             self.store(values, out, value)
         return state
+
+    def ask(self, cells: Sequence[_Cell]) -> None:
+        """Asks for what the same cells of a later row will touch, each line once."""
+        b, ahead = self.b, self.ahead
+        lines: dict[tuple, None] = {}
+        for cell in cells:
+            env = {**self.points[cell.point].env, **cell.env}
+            env[ahead.axis] = add(b, env[ahead.axis], ahead.distance)
+            for name, index in ahead.places:
+                start, past = parts_of(affine(b, index, env))
+                lines[name, start, past // LINE] = None
+        for name, start, line in lines:
+            offset = line * LINE if start is None else add(b, start, line * LINE)
+            prefetch(b, beyond(b, self.stages.pointers[name], mul(b, offset, SIZE[F32])))
 
     def stored(self, at: Sequence[Values], outs: Sequence[Store]) -> list[tuple[Values, Store, ir.Value]]:
         """What is to be stored, computed."""
