@@ -111,19 +111,20 @@ def conv2d_dx(n, c, o, h, w, k, stride, padding, r, q):
     ), {b.name: b for b in buffers}  # fmt: skip
 
 
-def matmul(m, n, k, packed=True, batch=0, epilogue=ACC):
+def matmul(m, n, k, packed=True, batch=0, epilogue=ACC, turned=False):
+    """`turned`: x lies as [k, m]."""
     w = Buffer("w", (n, k), "f32", PACKED_ROWS, "weight") if packed else Buffer("w", (k, n), "f32")
     b, more = ((Aff.of("b"),), (("b", batch),)) if batch else ((), ())
     if batch:
         w = Buffer("w", (batch, k, n), "f32")
     buffers = [
-        Buffer("x", (*((batch,) if batch else ()), m, k), "f32"),
+        Buffer("x", (*((batch,) if batch else ()), *((k, m) if turned else (m, k))), "f32"),
         w,
         Buffer("y", (*((batch,) if batch else ()), m, n), "f32"),
         Buffer("bias", (n,), "f32"),
     ]
     return Contraction(
-        "mm", "matmul", (*more, ("m", m), ("o", n)), (("k", k),), Access("x", (*b, M, K)),
+        "mm", "matmul", (*more, ("m", m), ("o", n)), (("k", k),), Access("x", (*b, *((K, M) if turned else (M, K)))),
         Access("w", (O, K) if packed and not batch else (*b, K, O)), (Store("y", (*b, M, O), epilogue),), "o",
     ), {b.name: b for b in buffers}  # fmt: skip
 
@@ -175,6 +176,7 @@ CASES = {
     "matmul unpacked": matmul(7, 37, 21, packed=False),
     "matmul copied": matmul(128, 603, 131, packed=False),
     "matmul batched": matmul(5, 19, 8, packed=False, batch=3),
+    "matmul turned": matmul(100, 37, 41, turned=True),
     "matmul of ones": matmul(1, 1, 1),
     "matmul one long row": matmul(1, 500, 300, epilogue=ACC + load("bias", (O,))),
     "matmul few long rows": matmul(3, 37, 517, packed=False),

@@ -112,6 +112,7 @@ def test_values(name):
     "dw odd channels", "dw long sum", "dx stride 2", "matmul", "matmul one row", "matmul 8 rows", "matmul unpacked",
     "matmul copied", "rows to one channel", "rows to three channels", "rows of few places", "rows in blocks",
     "rows grouped", "conv long epilogue", "rows long epilogue", "dw long epilogue", "matmul long epilogue",
+    "matmul turned",
 ])  # fmt: skip
 def test_same_bits_for_any_units_and_any_vectors(name):
     kernel, buffers = CASES[name]
@@ -137,6 +138,7 @@ SCANNED = {
     "1x1 on 14, fetched ahead": conv2d(1, 1024, 256, 14, 14, 1, epilogue=BIAS_RELU),
     "matmul 16, fetched ahead": matmul(16, 1024, 512),
     "matmul copied": matmul(128, 603, 131, packed=False),
+    "matmul turned": matmul(512, 64, 512, turned=True),
     "matmul 1": matmul(1, 1000, 512),
     "matmul 3": matmul(3, 1000, 512),
     "rows to one channel": conv2d_rows(1, 64, 1, 13, 13, 3, spare=1),
@@ -202,6 +204,7 @@ def planned(case, machine=None):
 @pytest.mark.parametrize(("case", "points_first", "w_ahead", "x_ahead"), [
     (matmul(16, 1024, 512), False, True, 0),  # 2 MiB of weights for 16 rows that stay near
     (matmul(1024, 64, 64), True, False, 18),  # 16 KiB of weights, which stay near while the rows go by
+    (matmul(512, 64, 512, turned=True), True, False, 16),  # 512 steps 2 KiB apart: a line further along every row
     (matmul(1, 4096, 4096), False, False, 0),  # nothing to hide the fetching behind
     (matmul(16, 1024, 512, batch=2), False, True, 0),  # a line of weights in each row
     (conv2d(1, 512, 256, 28, 28, 1), True, True, 6),  # both large: 13 pieces of x, fewer bytes than x for 16 groups

@@ -88,6 +88,16 @@ class Form:
             return 0
         return total if all(abs(self.x.coef(a)) >= self.points[-1][1] * total for a, _ in outside) else 0
 
+    @cached_property
+    def column(self) -> int:
+        """Elements of x from one step of the sum to the next, where points lie side by side in x and steps in rows far
+        apart, which no hardware fetches ahead; 0 where it is not so. A tile goes down a column of x, as wide as a part
+        of a line: the next tiles read the other parts, and then the next column."""
+        if not self.points or not self.red or self.x_stride(self.points[-1][0]) != 1:
+            return 0
+        apart = self.x.coef(self.red[-1][0])
+        return apart if apart >= 4 * LINE and self.points[-1][1] >= 2 * LINE else 0
+
     def lane_vectors(self, vl: int) -> tuple[int, int]:
         """Vectors of `vl` lanes: in all, and in each block."""
         if self.rows:

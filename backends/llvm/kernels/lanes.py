@@ -55,7 +55,8 @@ class Vector:
 @dataclass(frozen=True)
 class Stream:
     """What is fetched ahead while a tile goes by: `share` bytes from `start` on, and further by the reduction axes, a
-    step of the sum `step` bytes at a time. Between rows of `row` bytes lies a gap, which is left out."""
+    step of the sum `step` bytes at a time. Between rows of `row` bytes lies a gap, which is left out. Or, with `apart`,
+    the bytes between them, a line for each step."""
 
     start: ir.Value
     share: Number
@@ -63,6 +64,7 @@ class Stream:
     step: int
     row: int = 0
     gap: int = 0
+    apart: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,9 @@ class LaneGroup:
 
     def x_ahead(self, points: Points, x_from: ir.Value) -> Stream:
         """What a tile some points further on will read of x."""
+        if self.form.column:
+            at = Aff(0, tuple((a, 4 * c) for a, c in self.x_red.terms))
+            return Stream(emit.beyond(self.b, x_from, 4 * self.plan.x_ahead), 0, at, 0, apart=4 * self.form.column)
         together, step = self.form.together, 4 * len(points.envs)
         at = Aff(0, tuple((a, c * step if c < together else 4 * c) for a, c in self.x_red.terms))
         return Stream(emit.beyond(self.b, x_from, 4 * together * self.plan.x_ahead), 0, at, step)
@@ -233,7 +238,7 @@ class LaneGroup:
         b = self.b
         for s in streams:
             offset = add(b, affine(b, s.at, env), s.share)
-            for line in range(0, count * s.step, 4 * LINE):
+            for line in range(0, count * (s.apart or s.step), s.apart or 4 * LINE):
                 place = add(b, offset, line)
                 if s.gap:
                     place = add(b, place, mul(b, b.udiv(i64(place), i64(s.row)), s.gap))

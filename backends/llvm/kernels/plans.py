@@ -130,7 +130,10 @@ def _share(form: Form, aff: Aff, buffer: Buffer) -> int:
 
 
 def _x_ahead(form: Form, tile: Tile) -> int:
-    """How many points ahead x should be fetched, in whole tiles; 0 where the elements of a tile do not lie together."""
+    """How many points ahead x should be fetched, in whole tiles, or in lines where points lie side by side; 0 where the
+    elements of a tile do not lie together."""
+    if form.column and tile.axes == (form.points[-1][0],) and not tile.block:
+        return LINE
     if tile.block or form.together < LINE or (tile.axes != (form.points[-1][0],) and not tile.gather):
         return 0
     return tile.cols * tiles_along(LATENCY, form.steps * tile.cols * tile.vectors // PORTS)
