@@ -52,19 +52,25 @@ def assemble(schedule: Schedule, target: Target, name: str) -> list[ir.Module]:
 
 
 def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call], stepwise: bool = False) -> ir.Module:
-    """The module that runs the kernels: the thread pool, and the two functions of the program. With `stepwise` what a
-    profile needs: NAME_step, which takes the arguments of NAME_run and the number of the one kernel to run, and
-    NAME_peak and NAME_read, which find the machine's limits."""
+    """The module that runs the kernels: the thread pool, where threads share any of them, and the program's two
+    functions. With `stepwise` what a profile needs: NAME_step, which takes the arguments of NAME_run and the number of
+    the one kernel to run, and NAME_peak and NAME_read, which find the machine's limits."""
     module = ir.Module(name)
     module.triple = target.triple
-    pool = emit_pool(module, target, f"{name}_close")
     shared = any(not c.alone for c in calls)
-    _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool), shared)
+    pool = emit_pool(module, target, f"{name}_close") if shared else _no_pool(module, f"{name}_close")
+    _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool))
     if stepwise:
-        _run(module, f"{name}_step", pool, _step(module, schedule, calls), shared, [("kernel", I64)])
+        _run(module, f"{name}_step", pool, _step(module, schedule, calls), [("kernel", I64)])
         emit_peak(module, f"{name}_peak", target)
         emit_reader(module, f"{name}_read", target)
     return module
+
+
+def _no_pool(module: ir.Module, close: str) -> None:
+    """What a program without a pool has of it: a close function that does nothing."""
+    _, b = function(module, close, [], [], linkage="external")
+    b.ret_void()
 
 
 # kernels
@@ -157,7 +163,7 @@ def _job(module: ir.Module, schedule: Schedule, name: str) -> Job:
     return Job(made, b, memories, first, share, address(b, context, PTR, len(ARGUMENTS)))
 
 
-def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool) -> ir.Function:
+def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool | None) -> ir.Function:
     """What every thread runs: its share of each kernel, in order."""
     places, job, barriers = places_of(schedule), _job(module, schedule, "body"), 0
     b = job.b
@@ -250,7 +256,7 @@ def _units(b: ir.IRBuilder, call: Call, thread: ir.Value, threads: ir.Value) -> 
 
 
 def _run(
-    module: ir.Module, name: str, pool: Pool, body: ir.Function, shared: bool, more: Sequence[tuple[str, ir.Type]] = ()
+    module: ir.Module, name: str, pool: Pool | None, body: ir.Function, more: Sequence[tuple[str, ir.Type]] = ()
 ) -> None:
     """A public function of the program; `more` are arguments after the number of threads, of 8 bytes each."""
     types, names = [PTR] * len(ARGUMENTS) + [I32], [*ARGUMENTS, "threads"]
@@ -262,5 +268,8 @@ def _run(
     context.type = PTR
     for k, value in enumerate((*memories, *rest)):
         store_(b, value, context, k)
-    b.call(pool.run, [body, context, threads if shared else const(I32, 1)])
+    if pool:
+        b.call(pool.run, [body, context, threads])
+    else:
+        b.call(body, [context, const(I32, 0), const(I32, 1)])
     b.ret(const(I32, 0))

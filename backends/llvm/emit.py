@@ -71,6 +71,7 @@ def _constant(type_: ir.Type, value: float | int | None, negative: bool) -> ir.C
     return _Splat(type_, value) if isinstance(type_, ir.VectorType) else ir.Constant(type_, value)
 
 
+@lru_cache(64)
 def poison(vector: ir.VectorType) -> ir.Constant:
     return _Poison(vector, ir.Undefined)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -30,8 +30,10 @@ from .emit import (
     SIZE,
     Number,
     add,
+    address,
     affine,
     const,
+    freeze,
     i64,
     intrinsic,
     lanes_of,
@@ -68,7 +70,7 @@ class Values:
     `temps` holds reductions' results and `acc`. `extents` of the axes (or the range that one stays in), where given,
     let guards and loads be decided without a test. Results are kept for each node, so make a new object when the
     builder moves to another block; `known` holds results that are there already. Evaluators may share `offsets`, the
-    index arithmetic done so far.
+    index arithmetic done so far; where it is `opaque`, LLVM does not look behind it.
     """
 
     def __init__(
@@ -82,12 +84,13 @@ class Values:
         temps: Mapping[str, ir.Value] | None = None,
         extents: Mapping[str, int | range] | None = None,
         known: Mapping[E, ir.Value] | None = None,
-        offsets: dict[tuple, Number] | None = None,
+        offsets: dict[tuple, ir.Value] | None = None,
+        opaque: bool = False,
     ):
         self.b, self.buffers, self.pointers, self.env, self.target = b, buffers, pointers, env, target
         self.lanes, self.temps, self.extents = lanes, temps or {}, extents or {}
         self._memo: ChainMap[E, ir.Value] = ChainMap(dict(known or {}))
-        self._sums = {} if offsets is None else offsets
+        self._sums, self._opaque = {} if offsets is None else offsets, opaque
         # what the guards around the present expression demand: of all lanes together, and of each lane
         self._uniform: ir.Value | None = None
         self._lanewise: ir.Value | None = None
@@ -118,9 +121,10 @@ class Values:
         if stride == 0:
             if lanes_of(value):
                 raise ValueError(f"a vector cannot be stored into one element of {buffer} (index {index})")
-            store_(self.b, value, pointer, self._first(index))
+            store_(self.b, value, self._place(pointer, MEMORY[self.buffers[buffer].dtype], index), 0)
         elif stride == 1:
-            store_(self.b, self.widen(value), pointer, self._first(index), self.lanes.mask)
+            place = self._place(pointer, MEMORY[self.buffers[buffer].dtype], index)
+            store_(self.b, self.widen(value), place, 0, self.lanes.mask)
         else:
             self._scatter(self.buffers[buffer], pointer, index, stride, self.widen(value))
 
@@ -140,12 +144,13 @@ class Values:
         buffer, pointer, stride = self.buffers[name], self.pointers[name], self._stride(index)
         element, safe = MEMORY[buffer.dtype], self._inside(index, buffer)
         if stride == 0:
-            got = load_(self.b, pointer, element, None, self._clamped(self._first(index), safe, lanewise=True))
+            demands = [] if safe else self._demands(lanewise=True)
+            got = load_(self.b, self._place(pointer, element, index, demands), element, None, 0)
         elif stride == 1 and (safe or self._lanewise is None):
-            mask = None if safe else self.lanes.mask
-            got = load_(self.b, pointer, element, self.lanes.width, self._clamped(self._first(index), safe), mask)
+            mask, demands = (None, []) if safe else (self.lanes.mask, self._demands())
+            got = load_(self.b, self._place(pointer, element, index, demands), element, self.lanes.width, 0, mask)
         elif stride == 1:
-            got = load_(self.b, pointer, element, self.lanes.width, self._first(index), self._mask())
+            got = load_(self.b, self._place(pointer, element, index), element, self.lanes.width, 0, self._mask())
         else:
             got = self._gather(buffer, pointer, index, stride, None if safe else self._mask())
         return self.b.icmp_unsigned("!=", got, const(got.type, 0)) if buffer.dtype == "i1" else got
@@ -221,8 +226,29 @@ class Values:
 
     # indices
 
+    def _place(self, pointer: ir.Value, element: ir.Type, index: Aff | E, demands: Sequence[ir.Value] = ()) -> ir.Value:
+        """The address of the first lane's element; the buffer's first one where the `demands` do not hold. Addresses
+        that differ by a constant share all else, which halves what LLVM has to read."""
+        if demands:
+            return address(self.b, pointer, element, self._clamped(self._first(index), demands))
+        moving, constant = self._parted(index) if isinstance(index, Aff) else (None, self._first(index))
+        if moving is None:
+            return address(self.b, pointer, element, constant)
+        key = (self.b.block, id(pointer), id(moving))
+        if key not in self._sums:
+            self._sums[key] = self.b.gep(pointer, [moving], source_etype=element)
+        # may begin outside of the buffer, where the constant leads back in
+        return (
+            self.b.gep(self._sums[key], [const(I64, constant)], source_etype=element) if constant else self._sums[key]
+        )
+
     def _affine(self, aff: Aff) -> Number:
-        """The value of `aff`. Loads that differ by a constant share all else, which halves what LLVM has to read."""
+        """The value of `aff`."""
+        moving, constant = self._parted(aff)
+        return constant if moving is None else add(self.b, moving, constant)
+
+    def _parted(self, aff: Aff) -> tuple[ir.Value | None, int]:
+        """The value of `aff` as one that moves, if any does, and a constant."""
         constant, terms, moving = aff.const, [], {}
         for axis, coef in aff.terms:
             at, shift = parts(self.env[axis])
@@ -231,11 +257,12 @@ class Values:
                 moving[axis] = at
                 terms.append((axis, coef))
         if not moving:
-            return constant
+            return None, constant
         key = (self.b.block, *((coef, id(moving[axis])) for axis, coef in terms))
         if key not in self._sums:
-            self._sums[key] = affine(self.b, Aff(0, tuple(terms)), moving)
-        return add(self.b, self._sums[key], constant)
+            value = affine(self.b, Aff(0, tuple(terms)), moving)
+            self._sums[key] = freeze(self.b, value) if self._opaque else value
+        return self._sums[key], constant
 
     def _stride(self, index: Aff | E) -> int | None:
         """By how much `index` grows from lane to lane; None where that is not one constant."""
@@ -289,15 +316,16 @@ class Values:
         least, most = self._span(index, over=True)
         return least >= 0 and most < buffer.elements
 
-    def _clamped(self, offset: Number, safe: bool, lanewise: bool = False) -> Number:
-        """`offset`, or 0 where the guards around do not hold: the access is then as long, and starts at the buffer's
-        first element."""
-        demands = [] if safe or self._uniform is None else [self._uniform]
-        if lanewise and not safe and self._lanewise is not None:
+    def _demands(self, lanewise: bool = False) -> list[ir.Value]:
+        """What the guards around demand of all lanes together; with `lanewise`, also that one lane needs the access."""
+        demands = [] if self._uniform is None else [self._uniform]
+        if lanewise and self._lanewise is not None:
             name = "vector.reduce.or" + overload(self._lanewise.type)
             demands.append(intrinsic(self.b, name, I1, [self._lanewise]))
-        if not demands:
-            return offset
+        return demands
+
+    def _clamped(self, offset: Number, demands: Sequence[ir.Value]) -> ir.Value:
+        """`offset`, or 0 where the `demands` do not hold: the access is then as long."""
         return self.b.select(reduce(self.b.and_, demands), i64(offset), const(I64, 0))
 
     def _mask(self) -> ir.Value | None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 Extents = Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Aff:
+class Aff(NamedTuple):
     """`const + sum(coef * axis)`: an integer index, affine in loop axes. Terms are sorted by axis and never zero."""
 
     const: int = 0
@@ -31,6 +30,8 @@ class Aff:
 
     def __add__(self, other: Aff | int) -> Aff:
         other = Aff.of(other)
+        if not (self.terms and other.terms):
+            return Aff(self.const + other.const, self.terms or other.terms)
         terms = dict(self.terms)
         for axis, coef in other.terms:
             terms[axis] = terms.get(axis, 0) + coef
@@ -40,7 +41,7 @@ class Aff:
         return Aff(self.const * k, tuple((a, c * k) for a, c in self.terms) if k else ())
 
     def __sub__(self, other: Aff | int) -> Aff:
-        return self + Aff.of(other) * -1
+        return self + (-other if isinstance(other, int) else other * -1)
 
     def __neg__(self) -> Aff:
         return self * -1
@@ -114,10 +115,12 @@ class E:
         node = _interned.get(key)
         if node is None:
             node = object.__new__(cls)
-            depth = 1 + max((a.depth for a in args), default=0)
-            values = (op, args, attr, dtype, depth)
-            for name, value in zip(("op", "args", "attr", "dtype", "depth"), values, strict=True):
-                object.__setattr__(node, name, value)
+            set_ = object.__setattr__
+            set_(node, "op", op)
+            set_(node, "args", args)
+            set_(node, "attr", attr)
+            set_(node, "dtype", dtype)
+            set_(node, "depth", 1 + max([a.depth for a in args]) if args else 1)
             _interned[key] = node
         return node
 

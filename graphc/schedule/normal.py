@@ -128,6 +128,7 @@ class _Flattener:
         self.temps: dict[tuple[Bound, str], float] = {}  # what a temp is known to be where the bound fails
         self.unsplits: dict[E, E] = {}
         self.failing: dict[Bound, dict[E, float | None]] = {}  # what expressions are known to be where the bound fails
+        self.ranges: dict[tuple[Aff, tuple[Bound, ...]], tuple[int, int]] = {}  # of indices where the bounds hold
 
     def reduce(self, out: Reduce, outer: tuple[Bound, ...], inner: tuple[Bound, ...]) -> Reduce:
         """`inner`: bounds of the axes that are reduced over, beyond which the identity counts."""
@@ -242,7 +243,9 @@ class _Flattener:
         for dim, index in enumerate(indices):
             if isinstance(index, E):
                 continue
-            least, most = _range_where(index, bounds, self.sizes)
+            if (index, bounds) not in self.ranges:
+                self.ranges[index, bounds] = _range_where(index, bounds, self.sizes)
+            least, most = self.ranges[index, bounds]
             before, after = self.margins(name, dim)
             if least < -before or most >= self.buffers[name].shape[dim] + after:
                 return False

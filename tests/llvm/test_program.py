@@ -171,8 +171,9 @@ def test_small_kernels_stay_on_one_thread_without_barriers():
     made = chain(SMALL)
     assert barriers(made) == [(["k0", "k1", "k2"], False)]
     text = str(assemble(made, target.host(), "net")[-1])
-    assert not re.search(r'call void @"pool_barrier"', text)
-    assert re.search(r'call void @"pool_run"\(.*, i32 1\)', text)  # and wake nobody
+    assert re.search(r'call void @"body"\(.*, i32 0, i32 1\)', text)
+    assert "pool" not in text and "pthread" not in text  # nobody to wake
+    assert "pthread" in str(assemble(chain(LARGE), target.host(), "net")[-1])
 
 
 def test_a_small_program_stays_on_one_thread_whatever_its_kernels():

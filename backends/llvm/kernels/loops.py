@@ -15,7 +15,7 @@ from itertools import product
 from llvmlite import ir
 
 from graphc.schedule.borders import UNROLLED, pieces
-from graphc.schedule.canonical import coefficient, tile_leaves
+from graphc.schedule.canonical import coefficient, stage_accesses, tile_leaves
 from graphc.schedule.expr import Aff, E, arithmetic, loads, walk
 from graphc.schedule.kernels import Loops, Reduce, Stage, extents, reads, repeatable, writes
 from graphc.schedule.layout import Buffer
@@ -27,7 +27,7 @@ from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_
 from ..target import Target
 from ..values import Lanes
 from .ahead import aheads
-from .stages import Point, Spans, Stages, parts
+from .stages import Parts, Point, Spans, Stages, parts
 from .transpose import transpose
 
 VECTORS = 4  # side by side; 2 lose 14 %, 8 gain nothing
@@ -36,6 +36,9 @@ COLUMN_STRIDE = 256
 NODES = 256  # arithmetic in one iteration of the innermost loop, beyond which fewer vectors go side by side
 WINDOW = 7  # points of a sliding window side by side: divides the sizes of most maps; 4 take 1.5 times as long
 FEW_NODES = 16  # arithmetic beyond which the loop itself costs too little to be worth a second copy of the body
+# With more loads and stores in an iteration, LLVM is kept from their addresses: it would take them apart to find better
+# ones, in up to two thirds of the time of compiling the kernel, and not make it faster.
+FEW_ACCESSES = 16
 DEAR = {"exp": 16, "log": 16, "tanh": 16, "erf": 24}
 PACKED = ("weight", "const", "state", "arena", "thread")  # places whose buffers begin at multiples of 64 bytes
 Span = tuple[Number, Number] | None
@@ -48,10 +51,12 @@ def emit_loops(
     """A kernel (logical, flat or normalised) as a function of `module`. `steps`: how many of its first parallel axes
     are those of a block."""
     nest = normalise(kernel, buffers, steps)
+    nest = _scratch_by_lanes(nest, target.vl) if nest.vector else nest
     loops = nest.kernel
     written = writes(loops)
     names = tuple(dict.fromkeys((*reads(loops), *written)))
-    parted = any(len(parts(s, target.vector_registers)) > 1 for s in loops.stages)
+    stores = tuple(parts(s, target.vector_registers) for s in loops.stages)
+    parted = any(len(groups) > 1 for groups in stores)
     made, b = function(
         module,
         name,
@@ -63,7 +68,7 @@ def emit_loops(
         align={n: 64 for n in names if buffers[n].place in PACKED},
     )
     *pointers, lo, hi = made.args
-    emitter = _Emitter(b, nest, buffers, dict(zip(names, pointers, strict=True)), target)
+    emitter = _Emitter(b, nest, buffers, dict(zip(names, pointers, strict=True)), target, stores)
     with loop(b, lo, hi, name="unit") as unit:
         emitter.unit(unit)
     b.ret_void()
@@ -71,10 +76,19 @@ def emit_loops(
 
 
 class _Emitter:
-    def __init__(self, b: ir.IRBuilder, nest: Nest, buffers: Mapping[str, Buffer], pointers: Mapping, target: Target):
+    def __init__(
+        self,
+        b: ir.IRBuilder,
+        nest: Nest,
+        buffers: Mapping[str, Buffer],
+        pointers: Mapping,
+        target: Target,
+        stores: Parts,
+    ):
         self.b, self.vl, self.vector = b, target.vl, nest.vector
-        self.nest = nest = _scratch_by_lanes(nest, self.vl) if nest.vector else nest
+        self.nest = nest
         self.par, self.sizes = nest.kernel.par, extents(nest.kernel)
+        self.nodes = self._nodes()
         self.vectors = self._side_by_side(target)
         self.copies = self._copies()
         if window := self._window(target):
@@ -83,7 +97,9 @@ class _Emitter:
         outs = [o for s in nest.kernel.stages for o in s.outs]
         self.again = nest.vector is not None and not self._chunked(nest.vector) and repeatable(outs)
         own = {s.name: s for s in nest.kernel.scratch}
-        self.stages = Stages(b, nest, {**buffers, **own}, pointers, target, aheads(nest, buffers, target))
+        opaque = max(map(self._accesses, nest.kernel.stages)) > FEW_ACCESSES
+        ahead = aheads(nest, buffers, target)
+        self.stages = Stages(b, nest, {**buffers, **own}, pointers, target, stores, ahead, opaque)
         self.scratch: list[dict[str, ir.Value]] = []  # of each point that is computed side by side
 
     # how much goes side by side
@@ -100,7 +116,7 @@ class _Emitter:
         chunk = self.nest.chunk if self._chunked(self.vector) else 0  # every part of it but the last has whole vectors
         while wanted > 1 and (
             wanted * kept > target.vector_registers // 2
-            or wanted * self._nodes() > NODES
+            or wanted * self.nodes > NODES
             or wanted * rows > SCRATCH_BYTES
             or chunk % (wanted * self.vl)
         ):
@@ -112,7 +128,7 @@ class _Emitter:
         if self.vector is None or not all(_straight(s) for s in self.nest.kernel.stages):
             return 1
         vectors = -(-self.sizes[self.vector] // self.vl)
-        return max(1, min(self.vectors, FEW_NODES // self._nodes()) // vectors)
+        return max(1, min(self.vectors, FEW_NODES // self.nodes) // vectors)
 
     def _window(self, target: Target) -> int:
         """Points side by side where neighbours read much of the same, as those under a sliding window do: at least one
@@ -136,6 +152,12 @@ class _Emitter:
             dear = sum(DEAR.get(e.op, 0) for e in nodes)
             total += (dear + sum(map(arithmetic, (o.expr for o in s.outs)))) * (_iterations(s) if _straight(s) else 1)
         return max(total, 1)
+
+    def _accesses(self, stage: Stage) -> int:
+        """Loads and stores of one iteration of the innermost loop."""
+        one = len(stage_accesses(stage)) * (_iterations(stage) if _straight(stage) else 1)
+        vectors = min(self.vectors, -(-self.sizes[self.vector] // self.vl)) if self.vector else 1
+        return one * vectors * self.copies
 
     def _steps_far(self, stage: Stage) -> bool:
         loops = [a for a, _ in stage.axes]

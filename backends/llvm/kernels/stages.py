@@ -32,6 +32,7 @@ from .form import LINE
 from .reductions import State
 
 Spans = Mapping[str, range]
+Parts = Sequence[Sequence[Sequence[Store]]]  # by stage: the groups that its stores are computed in
 ROW_VECTORS = 4  # vectors side by side in a row stage that reduces nothing
 
 
@@ -66,8 +67,10 @@ class Stages:
     buffers: Mapping[str, Buffer]
     pointers: Mapping[str, ir.Value]
     target: Target
+    stores: Parts
     ahead: Sequence[Ahead | None]
-    offsets: dict[tuple, Number] = field(default_factory=dict)
+    opaque: bool = False  # whether addresses are kept from LLVM
+    offsets: dict[tuple, ir.Value] = field(default_factory=dict)
 
     def run(self, points: Sequence[Point], spans: Spans) -> None:
         """All stages, in order, at `points`. `spans`: in which range each axis that is no int stands."""
@@ -86,7 +89,8 @@ class Stages:
         """An evaluator of expressions at `env`, with what belongs to `point`."""
         pointers, known = (point.pointers, point.known) if point else ({}, {})
         pointers = {**self.pointers, **pointers}
-        return Values(self.b, self.buffers, pointers, env, self.target, lanes, temps, spans, known, self.offsets)
+        shared = self.offsets, self.opaque
+        return Values(self.b, self.buffers, pointers, env, self.target, lanes, temps, spans, known, *shared)
 
 
 class _Stage:
@@ -102,7 +106,7 @@ class _Stage:
         if self.row is not None:
             self.vectors = max(1, self.nest.width(self.stage) // self.vl) if self.reduces else ROW_VECTORS
         self.slots = self.sets * self.vectors
-        self.parts = parts(self.stage, stages.target.vector_registers)
+        self.parts = stages.stores[number]
         self.ahead = stages.ahead[number]
 
     def run(self) -> None:
