@@ -26,7 +26,7 @@ from graphc.ir import (
     plain_name,
     scope,
 )
-from graphc.ir.collection import rarely_collected
+from graphc.ir.compiling import compiling
 from graphc.ir.lazy import lazily
 from graphc.nn import CrossEntropyLoss, Module
 from graphc.nn.optim import SGD, Optimizer
@@ -191,13 +191,13 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     are taken as they are now; `refresh` of the result takes them again. Raises GraphcError for what the network or the
     request gets wrong: the user's line, what was expected and what came.
     """
-    source, pipeline = traced_graph(model, input, preprocess, name), pipeline_of(precision, backend)
 
     def lower() -> tuple[Graph, Schedule | None]:
         graph = run_passes(source, pipeline)
         return graph, schedule_of(graph, backend)
 
-    with rarely_collected():
+    with compiling():
+        source, pipeline = traced_graph(model, input, preprocess, name), pipeline_of(precision, backend)
         graph, schedule = lower()
         program = program_of(backend, schedule, graph, threads, cpu, precision)
 
@@ -257,11 +257,12 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
     optimizer state. Raises GraphcError, as `compile` does.
     """
     types = input_types(input)
-    pipeline_of(precision, backend)  # whether there is such a precision
+    with compiling():
+        pipeline_of(precision, backend)  # whether there is such a precision
 
     def program(batch: int):
         shapes = [(batch, *t.shape[1:]) for t in types]
-        with rarely_collected():
+        with compiling():
             graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
             schedule = schedule_of(graph, backend)
             return graph, schedule, program_of(backend, schedule, graph, threads, cpu, precision)

@@ -12,7 +12,6 @@ from graphc.ir import Graph, GraphcError
 from graphc.ir.lazy import lazily
 from graphc.schedule import CPU, Schedule
 from graphc.schedule.image import state_image, weight_image
-from graphc.schedule.roofline import Profile, works
 from graphc.version import __version__
 
 from . import target
@@ -27,6 +26,7 @@ PRECISIONS = ("fast", "exact")  # the graph differs, not the code
 
 # most programs do without these, and load in two thirds of the time
 executable, profiling, calibrate = (lazily(f"graphc.backends.llvm.{n}") for n in ("executable", "profile", "calibrate"))
+roofline = lazily("graphc.schedule.roofline")
 
 PORTABLE = ("x86-64-v3", "x86-64-v4")  # one object each; the program picks the best that its processor runs
 SELFTESTS = 2
@@ -41,10 +41,10 @@ def compile(
         return LlvmProgram(schedule, weights.result, state_image(schedule), target_of(cpu), threads)
 
 
-def kernel_times(program: LlvmProgram) -> Profile:
+def kernel_times(program: LlvmProgram) -> roofline.Profile:
     """Every kernel of a program timed on random inputs and held against this machine's limits."""
     limits = calibrate.measured(program.target, program.threads)
-    return Profile(tuple(profiling.profile(program)), limits)
+    return roofline.Profile(tuple(profiling.profile(program)), limits)
 
 
 def target_of(cpu: str) -> target.Target:
@@ -88,7 +88,7 @@ def build(path: str | os.PathLike, schedule: Schedule, graph: Graph, *, summary:
         labels=labels,
         selftest=tuple(self_test(program, inputs, seed) for seed in range(SELFTESTS)),
         threads=threads,
-        kernels=tuple(works(schedule)),
+        kernels=tuple(roofline.works(schedule)),
     )
     executable.build(path, parts, cc=cc, triple=made.triple)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ctypes import CDLL, string_at
 from functools import lru_cache
 from itertools import count
-from threading import Lock
+from threading import Lock, local
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -60,25 +60,34 @@ def _unlocked(name: str):
     return free
 
 
-def _optimised(module: ir.Module | str, target: Target, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    parsed = llvm.parse_assembly(str(module), llvm.create_context())  # contexts share nothing, so threads need no turns
-    parsed.triple = target.triple
-    parsed.data_layout = str(machine.target_data)
-    parsed.verify()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-    passes = llvm.create_new_module_pass_manager()
-    for name in PASSES:
-        getattr(passes, f"add_{name}_pass")()
-    _unlocked("LLVMPY_RunNewModulePassManager")(passes, parsed, builder)
-    return parsed
+class _Compiler(local):
+    """LLVM's tools for one target, which each thread makes for itself and keeps."""
+
+    def __init__(self, target: Target):
+        self.target, self.machine = target, _machine(target)
+        self.layout = str(self.machine.target_data)
+        self.builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        self.passes = llvm.create_new_module_pass_manager()
+        for name in PASSES:
+            getattr(self.passes, f"add_{name}_pass")()
+
+    def optimised(self, module: ir.Module | str) -> llvm.ModuleRef:
+        parsed = llvm.parse_assembly(str(module), llvm.create_context())  # of its own: threads then need no turns
+        parsed.triple, parsed.data_layout = self.target.triple, self.layout
+        parsed.verify()
+        _unlocked("LLVMPY_RunNewModulePassManager")(self.passes, parsed, self.builder)
+        return parsed
+
+
+_compiler = lru_cache(_Compiler)
 
 
 def compile_object(module: ir.Module | str, target: Target) -> bytes:
     """The module as a relocatable object file for `target`. Invalid IR raises RuntimeError with LLVM's words."""
-    machine = _machine(target)
-    optimised = _optimised(module, target, machine)
+    compiler = _compiler(target)
+    optimised_ = compiler.optimised(module)
     with ffi.OutputString() as error:
-        buffer = _unlocked("LLVMPY_TargetMachineEmitToMemory")(machine, optimised, 1, error)
+        buffer = _unlocked("LLVMPY_TargetMachineEmitToMemory")(compiler.machine, optimised_, 1, error)
         if not buffer:
             raise RuntimeError(str(error))
     try:
@@ -89,13 +98,13 @@ def compile_object(module: ir.Module | str, target: Target) -> bytes:
 
 def assembly(module: ir.Module | str, target: Target) -> str:
     """The module's machine code as assembly text."""
-    machine = _machine(target)
-    return machine.emit_assembly(_optimised(module, target, machine))
+    compiler = _compiler(target)
+    return compiler.machine.emit_assembly(compiler.optimised(module))
 
 
 def optimised(module: ir.Module | str, target: Target) -> str:
     """The module as LLVM IR after optimisation, as text."""
-    return str(_optimised(module, target, _machine(target)))
+    return str(_compiler(target).optimised(module))
 
 
 class Loaded:

@@ -6,6 +6,7 @@ What enters: a schedule and a target. What leaves: `Objects`, to be linked in th
 
 from __future__ import annotations
 
+import gc
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from time import perf_counter
 
 from graphc.cache import CODE
 from graphc.schedule.image import processors
-from graphc.schedule.kernels import Schedule
+from graphc.schedule.kernels import Contraction, Schedule
 
 from . import jit, keys
 from .assemble import calls_of, pieces_of, runner
-from .pieces import PieceCode, emit_piece
+from .pieces import Piece, PieceCode, emit_piece
 from .target import Target
 
 MOST_THREADS = 8  # emission, which is Python, feeds no more
@@ -49,7 +50,7 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
     entries: dict[str, bytes | Future[bytes]] = {}
     codes: dict[str, PieceCode] = {}
     with ThreadPoolExecutor(min(MOST_THREADS, processors())) as threads:
-        for piece in {p.key: p for p in pieces}.values():
+        for piece in sorted({p.key: p for p in pieces}.values(), key=last_to_emit):
             kept = CODE.get(piece.key)
             if kept is not None:
                 arguments, units = json.loads(kept.partition(b"\n")[0])
@@ -66,10 +67,17 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
         emission += perf_counter() - begin
         key = keys.key(text, repr(target))
         entries[key] = CODE.get(key) or threads.submit(compiled, key, [], text, target)
+        gc.collect(0)  # modules that have become text, while LLVM is at work
     fresh = [e for e in entries.values() if isinstance(e, Future)]
     whole = [e.result() if isinstance(e, Future) else e for e in entries.values()]
     code = tuple(entry.partition(b"\n")[2] for entry in whole)
     return Objects(code, len(schedule.kernels), len(fresh), emission, perf_counter() - start)
+
+
+def last_to_emit(piece: Piece) -> tuple[bool, int]:
+    """Contractions take LLVM longer than they take us, expressions the other way round: from first to last, LLVM always
+    has something to do, and little once all is emitted."""
+    return not isinstance(piece.kernel, Contraction), piece.size
 
 
 def compiled(key: str, facts: list, text: str, target: Target) -> bytes:

@@ -29,12 +29,14 @@ EmitKernel = Callable[[ir.Module, str, Kernel, Buffers, Target, int], KernelCode
 @dataclass(frozen=True, eq=False)
 class Piece:
     """A kernel over buffers b0, b1, ..., which are `names` in the schedule; `key` is its place in the cache and
-    `symbol` its function's name. Of a kernel in a block, the first `steps` axes are the block's."""
+    `symbol` its function's name. `size` characters say all of it. Of a kernel in a block, the first `steps` axes are
+    the block's."""
 
     key: str
     kernel: Kernel
     buffers: Buffers
     names: tuple[str, ...]
+    size: int
     steps: int = 0
 
     @property
@@ -60,8 +62,9 @@ class PieceCode:
 
 def piece_of(kernel: Kernel, buffers: Buffers, target: Target, steps: int = 0) -> Piece:
     same, bound, names = anonymous(kernel, buffers)
-    key = keys.key(described(same, bound), repr(target), str(steps))
-    return Piece(key, same, bound, names, steps)
+    text = described(same, bound)
+    key = keys.key(text, repr(target), str(steps))
+    return Piece(key, same, bound, names, len(text), steps)
 
 
 def emit_piece(piece: Piece, target: Target) -> tuple[ir.Module, PieceCode]:
