@@ -75,7 +75,7 @@ VIT_STEP = "the step takes 1,300 ms of processor time, of which its products wou
 PRODUCTS = "direct products run at 85 to 98 % of the FMA peak alone on the machine, which leaves little to win"
 MEAN = "vgg16, above all"
 DIRECT = "training takes direct convolutions; Winograd only inference"
-PACK = "one output channel leaves little to do with an image that must be copied first, for its margins: {} us"
+STRIDED = "products run along rows of the image, of whose columns a third is wanted: 2.2 of 2.6 us"
 REASONS: dict[str, str] = {
     "inference-1/vgg16": VGG16,
     "inference-2/vgg16": VGG16,
@@ -93,8 +93,5 @@ REASONS: dict[str, str] = {
     "training-2/vit_s16": VIT_STEP,
     "training-1/resnet18-224": DIRECT,
     "training-2/resnet18-224": DIRECT,
-    "odd/64 to 1, 1x7 on 13x13": PACK.format("1.4 of 4.5"),
-    "odd/64 to 1, 7x1 on 13x13": PACK.format("1.3 of 4.3"),
-    "odd/64 to 1, 3x3 on 13x13 dilation 2": PACK.format("2.1 of 5.6"),
-    "odd/64 to 1, 5x5 on 13x13 stride 3": PACK.format("1.4 of 3.4"),
+    "odd/64 to 1, 5x5 on 13x13 stride 3": STRIDED,
 }

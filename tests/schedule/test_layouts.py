@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_copy_of_short_rows_stores_their_halo():
 
 
 @pytest.mark.parametrize(("layer", "size", "lanes"), [
-    (nn.Conv2d(64, 1, 3, padding=1), 13, "w"),  # one output channel, and the window wants a copy anyway
+    (nn.Conv2d(64, 6, 3, padding=1), 13, "w"),  # few output channels, and the window wants a copy anyway
     (nn.Conv2d(64, 3, 1), 13, "w"),  # read as the caller's array lies
     (nn.Conv2d(64, 8, 3, padding=1), 13, "o"),  # enough channels
     (nn.Conv2d(64, 5, 3, padding=1), 7, "o"),  # rows too short
@@ -130,7 +131,7 @@ def test_lanes_run_along_rows_where_output_channels_are_few(layer, size, lanes):
 
 @pytest.mark.parametrize(("layer", "size"), [
     (nn.Conv2d(64, 3, 3, padding=1), 7),
-    (nn.Conv2d(64, 1, 5, stride=3, padding=2), 13),
+    (nn.Conv2d(64, 2, 5, stride=3, padding=2), 13),
     (nn.Conv2d(96, 6, 3, stride=2, groups=3), 9),
 ])  # fmt: skip
 def test_very_few_output_channels_are_sums_along_blocks_of_input_channels(layer, size):
@@ -141,6 +142,35 @@ def test_very_few_output_channels_are_sums_along_blocks_of_input_channels(layer,
     assert len(kernel.stages[0].outs) == each
     assert layouts(schedule)["weight"] == "NCHW16c"
     assert layouts(schedule)["input.x"].startswith("NCHW16c")
+
+
+@pytest.mark.parametrize(("layer", "size", "shapes"), [
+    (nn.Conv2d(64, 1, 3, padding=1), 13, [(9, 13, 13)]),
+    (nn.Conv2d(64, 3, (1, 7), padding=(0, 3)), 13, [(3, 7, 13, 13)]),
+    (nn.Conv2d(64, 1, 3, padding=2, dilation=2), 13, [(9, 13, 13)]),
+    # the window's first two rows miss the first row of results, its last two the last one
+    (nn.Conv2d(64, 1, 5, stride=3, padding=2), 13, [(2, 5, 4, 13), (1, 5, 5, 13), (2, 5, 4, 13)]),
+])  # fmt: skip
+def test_few_output_channels_with_padding_are_found_tap_by_tap(layer, size, shapes):
+    """No copy of the image: what every place of the window finds, then sums of that."""
+    schedule = make_schedule(inference(layer, (1, 64, size, size)))
+    *found, added = schedule.kernels
+    assert all(isinstance(k, Contraction) and k.w.buffer == "input" for k in found) and isinstance(added, Loops)
+    assert [math.prod(e for _, e in k.par) for k in found] == [math.prod(s) for s in shapes]
+    assert str(schedule.buffers[added.loads[0].attr[0]].layout) == "NCHW"  # read once: zeros beside it would cost more
+
+
+@pytest.mark.parametrize(("layer", "size"), [
+    (nn.Conv2d(64, 1, 3), 13),  # no margin
+    (nn.Conv2d(8, 1, 3, padding=1), 13),  # few channels
+    (nn.Conv2d(64, 4, 3, padding=1), 13),  # many results
+    (nn.Conv2d(64, 2, 3, stride=2, padding=1), 13),
+    (nn.Conv2d(64, 3, 3, padding=1), 112),  # taps for the whole image would go to memory and back
+    (nn.Conv2d(64, 1, 3, padding=1), 7),
+])  # fmt: skip
+def test_other_convolutions_are_not_found_tap_by_tap(layer, size):
+    schedule = make_schedule(inference(layer, (1, layer.in_channels, size, size)))
+    assert not [n for n in schedule.buffers if n.endswith(".taps")]
 
 
 def test_one_output_channel_over_blocks_is_a_sum():

@@ -11,9 +11,11 @@ import math
 from dataclasses import replace
 
 from graphc.schedule.expr import Aff
-from graphc.schedule.kernels import Contraction, Kernel, Loops, Schedule, Stage, extents
+from graphc.schedule.kernels import AxisNames, Contraction, Kernel, Loops, Schedule, Stage, extents
 from graphc.schedule.layout import BLOCK
 from graphc.schedule.rewriting import rename, substitute
+
+from .taps import tap_by_tap
 
 FEW = BLOCK // 2  # output channels: with fewer, most lanes of a block would idle
 VERY_FEW = BLOCK // 4  # with fewer, to load two vectors for each multiply-add of lanes that are summed costs less
@@ -26,7 +28,16 @@ def few_outputs(schedule: Schedule) -> Schedule:
     if schedule.traits.block == 1:  # lanes are threads, which read what lies anywhere
         loops = (k.to_loops(schedule.buffers) if rows(k) else k for k in schedule.kernels)
         return schedule.replace(kernels=tuple(loops))
-    return schedule.replace(kernels=tuple(turned(k, schedule) for k in schedule.kernels))
+    buffers, kernels, names = dict(schedule.buffers), [], AxisNames(tuple(schedule.buffers))
+    for k in schedule.kernels:
+        parted = tap_by_tap(k, schedule, names) if isinstance(k, Contraction) and k.kind == "conv2d" else None
+        if parted:
+            found, added, taps = parted
+            kernels += (*found, added)
+            buffers[taps.name] = taps
+        else:
+            kernels.append(turned(k, schedule))
+    return schedule.replace(kernels=tuple(kernels), buffers=buffers)
 
 
 def rows(kernel: Kernel) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from graphc.schedule.expr import Aff, E, Extents, const, guard, substitute_axes, walk
+from graphc.schedule.expr import Aff, E, Extents, axes_of, const, guard, substitute_axes, walk
 from graphc.schedule.kernels import (
     Axis,
     AxisNames,
@@ -43,14 +45,17 @@ def reach(indices: tuple[Aff | E, ...], b: Buffer, sizes: Extents) -> Margins:
 
 def guarded_margins(kernel: Loops, schedule: Schedule) -> Iterator[tuple[str, Margins]]:
     """The same of loads in loops behind guards that give 0 outside: a halo makes such a guard, and the code for every
-    piece of the border, superfluous."""
-    sizes = extents(kernel)
+    piece of the border, superfluous. Where elements are read once, to store zeros beside them costs more."""
+    sizes, read = extents(kernel), Counter()
+    for e in kernel.loads:
+        read[e.attr[0]] += math.prod(sizes[a] for a in axes_of(e))
     for e in walk(*expressions(kernel)):
         if e.op != "guard" or e.args[0].op != "load" or e.args[1] != const(0.0):
             continue
         name, indices = e.args[0].attr
         b = schedule.buffers[name]
-        if b.place != "arena" or name in schedule.aliased or len(b.shape) != 4:
+        once = read[name] <= math.prod(b.shape)
+        if once or b.place != "arena" or name in schedule.aliased or len(b.shape) != 4:
             continue
         found = reach(indices, b, sizes)
         if max((n for pair in found.values() for n in pair), default=0) <= WIDEST:
