@@ -191,7 +191,7 @@ class _Flattener:
         if e.op == "guard":
             kept = self.needed(e, inside)
             body, fill = self.expression(e.args[0], bounds, inside + kept), self.expression(e.args[1], bounds, inside)
-            if any(hi <= lo or aff.range(self.sizes)[1] < lo or aff.range(self.sizes)[0] >= hi for aff, lo, hi in kept):
+            if any(hi <= lo or self.range(aff)[1] < lo or self.range(aff)[0] >= hi for aff, lo, hi in kept):
                 return fill
             return guard(body, fill, kept)
         if e.op != "load":
@@ -227,7 +227,7 @@ class _Flattener:
 
     def always(self, bound: Bound) -> bool:
         aff, lo, hi = bound
-        least, most = aff.range(self.sizes)
+        least, most = self.range(aff)
         return lo <= least and most < hi
 
     def margins(self, name: str, dim: int) -> tuple[int, int]:
@@ -243,24 +243,28 @@ class _Flattener:
         for dim, index in enumerate(indices):
             if isinstance(index, E):
                 continue
-            if (index, bounds) not in self.ranges:
-                self.ranges[index, bounds] = _range_where(index, bounds, self.sizes)
-            least, most = self.ranges[index, bounds]
+            least, most = self.range(index, bounds)
             before, after = self.margins(name, dim)
             if least < -before or most >= self.buffers[name].shape[dim] + after:
                 return False
         return True
+
+    def range(self, index: Aff, bounds: tuple[Bound, ...] = ()) -> tuple[int, int]:
+        """The range of an index where the bounds hold."""
+        if (index, bounds) not in self.ranges:
+            self.ranges[index, bounds] = _range_where(index, bounds, self.sizes)
+        return self.ranges[index, bounds]
 
     def vanishes(self, name: str, indices: tuple[Aff | E, ...], bound: Bound) -> bool:
         """Whether wherever `bound` fails the element is one of the halo's or the padding's zeros."""
         if self.scratch(name):
             return False
         aff, lo, hi = bound
-        least, most = aff.range(self.sizes)
+        least, most = self.range(aff)
         for dim, index in enumerate(indices):
-            if isinstance(index, E) or (index - aff).terms:
+            if isinstance(index, E) or index.terms != aff.terms:
                 continue
-            k = (index - aff).const
+            k = index.const - aff.const
             before, after = self.margins(name, dim)
             size = self.buffers[name].shape[dim]
             low = least >= lo or (lo + k <= 0 and least + k >= -before)
@@ -331,6 +335,8 @@ class _Flattener:
 def _range_where(index: Aff, bounds: tuple[Bound, ...], sizes: Extents) -> tuple[int, int]:
     """The range of `index` where all bounds hold; of use where index = k * aff + something else, for one bound alone
     and for several one after the other."""
+    if not bounds:
+        return index.range(sizes)
     ranges = [index.range(sizes), *(_reduced(index, (b,), sizes) for b in bounds), _reduced(index, bounds, sizes)]
     return max(low for low, _ in ranges), min(high for _, high in ranges)
 
