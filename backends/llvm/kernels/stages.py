@@ -59,8 +59,8 @@ class _Cell:
 
 @dataclass(frozen=True)
 class Stages:
-    """Emits stages. `buffers` holds the scratch buffers too, `pointers` the kernel's arguments; `ahead` is what each
-    stage asks for ahead of its turn."""
+    """Emits stages. `buffers` holds the scratch buffers too, `pointers` the kernel's arguments; `stores` says how each
+    stage computes its stores, `ahead` what it asks for ahead of its turn."""
 
     b: ir.IRBuilder
     nest: Nest
