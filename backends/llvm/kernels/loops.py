@@ -145,12 +145,16 @@ class _Emitter:
         return most if 4 * len(together) <= 3 * most * len(alone) else 0
 
     def _nodes(self) -> int:
-        """The arithmetic of one vector in one iteration."""
+        """The arithmetic of one vector in one iteration, and what storing takes beside it."""
         total = 0
         for s in self.nest.kernel.stages:
             nodes = list(walk(*(o.expr for o in s.outs)))
             dear = sum(DEAR.get(e.op, 0) for e in nodes)
-            total += (dear + sum(map(arithmetic, (o.expr for o in s.outs)))) * (_iterations(s) if _straight(s) else 1)
+            # lanes that do not lie together are stored one by one
+            stores = [at for _, at, is_store in stage_accesses(s) if is_store and self.vector]
+            apart = self.vl * sum(coefficient(at, self.vector) not in (0, 1) for at in stores)
+            each = dear + apart + sum(map(arithmetic, (o.expr for o in s.outs)))
+            total += each * (_iterations(s) if _straight(s) else 1)
         return max(total, 1)
 
     def _accesses(self, stage: Stage) -> int:
