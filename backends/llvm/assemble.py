@@ -36,8 +36,8 @@ from .target import Target
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
 # below this estimate a kernel stays on one thread: waking nobody is quicker
 SHARED_NS = 10_000
-# so does a whole program: a sleeper is awake after 50 to 200 us, when most of lenet5's 190 us of work are done
-PROGRAM_NS = 300_000
+# a program with less work does not wait for threads that sleep
+BRIEF_NS = 300_000
 MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple operation or load, an exp
 DEAR = ("exp", "log", "tanh", "erf")
 
@@ -58,7 +58,8 @@ def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call],
     module = ir.Module(name)
     module.triple = target.triple
     shared = any(not c.alone for c in calls)
-    pool = emit_pool(module, target, f"{name}_close") if shared else _no_pool(module, f"{name}_close")
+    close = f"{name}_close"
+    pool = emit_pool(module, target, close, brief(schedule)) if shared else _no_pool(module, close)
     _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool))
     if stepwise:
         _run(module, f"{name}_step", pool, _step(module, schedule, calls), [("kernel", I64)])
@@ -98,21 +99,26 @@ def pieces_of(schedule: Schedule, target: Target) -> list[Piece]:
     return pieces
 
 
-def calls_of(schedule: Schedule, pieces: Sequence[Piece], codes: Mapping[str, PieceCode]) -> list[Call]:
-    """The kernels in order, given the code of every piece by its key."""
+def calls_of(
+    schedule: Schedule, pieces: Sequence[Piece], codes: Mapping[str, PieceCode], shared: bool = True
+) -> list[Call]:
+    """The kernels in order, given the code of every piece by its key; `shared`: whether threads may share them."""
     calls, rest = [], iter(pieces)
-    work = [sum(map(work_ns, bodies(kernel))) for kernel in schedule.kernels]
-    small = sum(work) < PROGRAM_NS
-    for kernel, ns in zip(schedule.kernels, work, strict=True):
+    for kernel in schedule.kernels:
         parts = []
         for piece in islice(rest, len(bodies(kernel))):
             code, names = codes[piece.key], dict(zip(piece.buffers, piece.names, strict=True))
             parts.append((code, tuple(names[a] for a in code.arguments)))
         is_block = isinstance(kernel, Block)
         units = math.prod(n for _, n in kernel.steps) if is_block else parts[0][0].units
-        alone = small or ns < SHARED_NS or units < 2
+        alone = not shared or units < 2 or sum(map(work_ns, bodies(kernel))) < SHARED_NS
         calls.append(Call(kernel, tuple(parts), units, alone))
     return calls
+
+
+def brief(schedule: Schedule) -> bool:
+    """Whether all its work is too little to wait for threads that sleep."""
+    return sum(work_ns(k) for kernel in schedule.kernels for k in bodies(kernel)) < BRIEF_NS
 
 
 def work_ns(kernel: Loops | Contraction) -> float:

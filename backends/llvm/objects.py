@@ -17,7 +17,7 @@ from graphc.schedule.image import processors
 from graphc.schedule.kernels import Contraction, Schedule
 
 from . import jit, keys
-from .assemble import calls_of, pieces_of, runner
+from .assemble import brief, calls_of, pieces_of, runner
 from .pieces import Piece, PieceCode, emit_piece
 from .target import Target
 
@@ -42,14 +42,15 @@ class Objects:
         )
 
 
-def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: bool = False) -> Objects:
+def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: bool = False, threads: int = 0) -> Objects:
     """The objects of a planned schedule; `name` is the prefix of its two functions, and of three more with `stepwise`,
-    as of `runner`. ValueError as of `assemble`."""
+    as of `runner`. `threads` is how many will be asked for, 0 where nobody knows: code for one thread takes less time
+    to compile, which counts where there is little work. ValueError as of `assemble`."""
     start, emission = perf_counter(), 0.0
-    pieces = pieces_of(schedule, target)
+    pieces, shared = pieces_of(schedule, target), threads != 1 or not brief(schedule)
     entries: dict[str, bytes | Future[bytes]] = {}
     codes: dict[str, PieceCode] = {}
-    with ThreadPoolExecutor(min(MOST_THREADS, processors())) as threads:
+    with ThreadPoolExecutor(min(MOST_THREADS, processors())) as compilers:
         for piece in sorted({p.key: p for p in pieces}.values(), key=last_to_emit):
             kept = CODE.get(piece.key)
             if kept is not None:
@@ -61,12 +62,12 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
             text = str(module)
             emission += perf_counter() - begin
             facts = [code.arguments, code.units]
-            codes[piece.key], entries[piece.key] = code, threads.submit(compiled, piece.key, facts, text, target)
+            codes[piece.key], entries[piece.key] = code, compilers.submit(compiled, piece.key, facts, text, target)
         begin = perf_counter()
-        text = str(runner(schedule, target, name, calls_of(schedule, pieces, codes), stepwise))
+        text = str(runner(schedule, target, name, calls_of(schedule, pieces, codes, shared), stepwise))
         emission += perf_counter() - begin
         key = keys.key(text, repr(target))
-        entries[key] = CODE.get(key) or threads.submit(compiled, key, [], text, target)
+        entries[key] = CODE.get(key) or compilers.submit(compiled, key, [], text, target)
         gc.collect(0)  # modules that have become text, while LLVM is at work
     fresh = [e for e in entries.values() if isinstance(e, Future)]
     whole = [e.result() if isinstance(e, Future) else e for e in entries.values()]

@@ -7,10 +7,14 @@ What enters: a module and its target. What leaves: three functions in it.
   1, 2, ... in the order in which every thread meets them.
 - `close()` ends and joins the threads; needed before the code is unmapped.
 
-Each worker has a mailbox on a cache line of its own: the caller sets it to 1, the worker runs the job and sets it to 0.
-A worker waits for its mailbox by spinning, some ten microseconds, then asleep on a condition variable. One job runs
-at a time: a caller that finds the pool busy runs its body alone, which gives the same bits. After a fork the child has
-none of the threads; it notices by its process id and starts afresh.
+Each worker has a mailbox on a cache line of its own: EMPTY, CALLED by the caller, EMPTY again when the job is done; or
+ASLEEP. A worker waits for its mailbox by spinning, some ten microseconds, then asleep on a condition variable. One job
+runs at a time: a caller that finds the pool busy runs its body alone, which gives the same bits. After a fork the child
+has none of the threads; it notices by its process id and starts afresh.
+
+A pool for short jobs (`brief`) does not wait for sleepers, which are awake after 50 to 200 microseconds, when much of
+the job is done: a caller that finds one runs the body alone. Some of these callers wake the sleepers for the next ones:
+workers of such a pool spin longer than a job and the time to the next one take, so calls in a row are soon shared.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from .emit import (
     intrinsic,
     load_,
     loop,
+    loop_carry,
     stack,
     store_,
 )
@@ -45,6 +50,9 @@ MAX_THREADS = 256
 LINE = 16  # i32 in a cache line of 64 bytes
 SPINS = 100  # pauses of 40 to 140 cycles, a few microseconds; then the processor is offered to others
 YIELDS = 100  # offers, some ten microseconds when nobody takes them: about what waking a sleeper costs
+BRIEF_YIELDS = 3000  # of a pool for short jobs
+WAKING = 8  # of so many callers that meet sleepers one wakes them, which takes a quarter of a short job's time
+EMPTY, CALLED, ASLEEP = range(3)  # mailboxes
 STACK_BYTES = 2 << 20  # for what a thread keeps in a block, and 64 KiB of scratch rows; musl's default is 128 KiB
 BUSY = -1  # in place of a process id, while the pool is made afresh
 LIBC = {  # i32 results, as in the C library
@@ -75,15 +83,15 @@ class Pool:
     close: ir.Function
 
 
-def emit_pool(module: ir.Module, target: Target, close: str = "pool_close") -> Pool:
-    """Adds the pool to `module`; `close` is the public name of its close function."""
-    made = _Emitter(module, target)
+def emit_pool(module: ir.Module, target: Target, close: str = "pool_close", brief: bool = False) -> Pool:
+    """Adds the pool to `module`; `close` is the public name of its close function. `brief`: its jobs are short."""
+    made = _Emitter(module, target, brief)
     return Pool(made.run(), made.barrier(), made.close(close))
 
 
 class _Emitter:
-    def __init__(self, module: ir.Module, target: Target):
-        self.module, self.target = module, target
+    def __init__(self, module: ir.Module, target: Target, brief: bool):
+        self.module, self.target, self.brief = module, target, brief
         self.libc = {name: ir.Function(module, ir.FunctionType(I32, args), name) for name, args in LIBC.items()}
         # all zero is a valid mutex and condition variable in glibc and musl; 64 bytes hold either's largest
         self.owner = self._memory("owner", 64)  # mutex: the caller whose job runs
@@ -93,8 +101,8 @@ class _Emitter:
         self.handles = self._memory("handles", 8 * MAX_THREADS)
         self.job = self._memory("job", 64)  # body, ctx; then threads as i32 number 4
         self.arrived, self.passed = self._memory("arrived", 64), self._memory("passed", 64)  # barrier
-        self.workers, self.sleepers, self.stop, self.pid = (
-            self._memory(name, 64) for name in ("workers", "sleepers", "stop", "pid")
+        self.workers, self.stop, self.pid, self.met = (
+            self._memory(name, 64) for name in ("workers", "stop", "pid", "met")
         )
         self.worker = self._worker()
 
@@ -122,19 +130,24 @@ class _Emitter:
         b.ret_void()
         b.position_at_end(shared)
         team = self._hired(b, threads)
+        if self.brief:
+            with if_(b, self._asleep(b, team)):
+                met = b.add(load_(b, self.met, I32, None, 0), const(I32, 1))
+                store_(b, met, self.met, 0)
+                with if_(b, b.icmp_unsigned("==", b.urem(met, const(I32, WAKING)), const(I32, 0))):
+                    self._woken(b, team, EMPTY)
+                self._call(b, "pthread_mutex_unlock", self.owner)
+                b.branch(alone)
         b.store(body, self.job, align=8)
         store_(b, ctx, self.job, 1)
         store_(b, team, self.job, 4)
         for counter in (self.arrived, self.passed):
             store_(b, const(I32, 0), counter, 0)
-        with loop(b, 1, b.sext(team, I64), name="thread") as thread:
-            self._set(b, self._box(b, thread), 1)
-        # a worker counts itself asleep before it looks into its mailbox a last time: one of us sees the other
-        with if_(b, b.icmp_signed(">", self._get(b, self.sleepers), const(I32, 0))):
-            self._ring(b)
+        self._woken(b, team, CALLED)
         b.call(body, [ctx, const(I32, 0), team])
         with loop(b, 1, b.sext(team, I64), name="thread") as thread:
-            self._wait(b, lambda: b.icmp_signed("==", self._get(b, self._box(b, thread)), const(I32, 0)))
+            # a worker that is done may sleep already
+            self._wait(b, lambda: b.icmp_signed("!=", self._get(b, self._box(b, thread)), const(I32, CALLED)))
         self._call(b, "pthread_mutex_unlock", self.owner)
         b.ret_void()
         return made
@@ -181,19 +194,51 @@ class _Emitter:
         box = self._box(b, b.ptrtoint(made.args[0], I64))
 
         def called() -> ir.Value:
-            return b.icmp_signed("!=", b.or_(self._get(b, box), self._get(b, self.stop)), const(I32, 0))
+            return b.icmp_signed("==", self._get(b, box), const(I32, CALLED))
 
+        def stopped() -> ir.Value:
+            return b.icmp_signed("!=", self._get(b, self.stop), const(I32, 0))
+
+        def wanted() -> ir.Value:
+            return b.or_(called(), stopped())
+
+        self._swap(b, box, ASLEEP, EMPTY)
         with _forever(b, "next"):
-            with if_(b, b.not_(self._spin(b, called, SPINS, self._pause))):
-                idle = b.not_(self._spin(b, called, YIELDS, self._yield))
+            with if_(b, b.not_(self._spin(b, wanted, SPINS, self._pause))):
+                idle = b.not_(self._spin(b, wanted, BRIEF_YIELDS if self.brief else YIELDS, self._yield))
                 with if_(b, idle):
-                    self._sleep(b, called)
-            with if_(b, b.icmp_signed("==", self._get(b, box), const(I32, 0))):  # so the pool closes
-                b.ret(const(PTR, None))
-            body = b.load(self.job, align=8, typ=BODY_PTR)
-            b.call(body, [load_(b, self.job, PTR, None, 1), number, load_(b, self.job, I32, None, 4)])
-            self._set(b, box, 0)
+                    self._sleep(b, box, stopped)
+            with if_else(b, called()) as (then, otherwise):
+                with then:
+                    body = b.load(self.job, align=8, typ=BODY_PTR)
+                    b.call(body, [load_(b, self.job, PTR, None, 1), number, load_(b, self.job, I32, None, 4)])
+                    self._set(b, box, EMPTY)
+                with otherwise, if_(b, stopped()):
+                    self._set(b, box, EMPTY)
+                    b.ret(const(PTR, None))
         return made
+
+    def _woken(self, b: ir.IRBuilder, team: ir.Value, mail: int) -> None:
+        """Puts `mail` into the boxes of the team, EMPTY only into those of sleepers, and wakes these. A worker says
+        that it sleeps, and goes to sleep, under the lock of the bell, so none sleeps on."""
+
+        def slept(box: ir.Value) -> ir.Value:
+            if mail == EMPTY:
+                return self._swap(b, box, ASLEEP, EMPTY)
+            return b.icmp_signed("==", self._set(b, box, mail), const(I32, ASLEEP))
+
+        with if_(b, self._any(b, team, slept)):
+            self._ring(b)
+
+    def _asleep(self, b: ir.IRBuilder, team: ir.Value) -> ir.Value:
+        """Whether one of the team sleeps."""
+        return self._any(b, team, lambda box: b.icmp_signed("==", self._get(b, box), const(I32, ASLEEP)))
+
+    def _any(self, b: ir.IRBuilder, team: ir.Value, holds: Callable[[ir.Value], ir.Value]) -> ir.Value:
+        """Whether something holds for the box of one of the team; it is asked of every box."""
+        with loop_carry(b, 1, b.sext(team, I64), 1, [const(I1, 0)]) as (thread, [found], result):
+            result.yield_([b.or_(found, holds(self._box(b, thread)))])
+        return result.values[0]
 
     def _hired(self, b: ir.IRBuilder, threads: ir.Value) -> ir.Value:
         """Makes the workers that are missing; the number of threads there are for a job of `threads`."""
@@ -208,6 +253,7 @@ class _Emitter:
                 hired = load_(b, self.workers, I32, None, 0)
                 # after one failure the rest fail too: numbers stay without gaps
                 with if_(b, b.icmp_signed("==", b.add(b.sext(hired, I64), const(I64, 1)), thread)):
+                    self._set(b, self._box(b, thread), ASLEEP)  # until it begins
                     place = address(b, self.handles, I64, thread)
                     failed = self._call(b, "pthread_create", place, room, self.worker, b.inttoptr(thread, PTR))
                     with if_(b, b.icmp_signed("==", failed, const(I32, 0))):
@@ -224,7 +270,7 @@ class _Emitter:
         with if_(b, foreign):
             taken = b.cmpxchg(self.pid, known, const(I32, BUSY), "seq_cst", "seq_cst")
             with if_(b, b.extract_value(taken, 1)):
-                for memory in (self.owner, self.bell, self.rung, self.boxes, self.workers, self.sleepers, self.stop):
+                for memory in (self.owner, self.bell, self.rung, self.boxes, self.workers, self.stop):
                     size = const(I64, memory.value_type.count)
                     intrinsic(b, "memset", VOID, [memory, const(I8, 0), size, const(I1, 0)], ".p0.i64")
                 b.atomic_rmw("xchg", self.pid, me, "seq_cst")
@@ -237,12 +283,12 @@ class _Emitter:
         self._call(b, "pthread_cond_broadcast", self.rung)
         self._call(b, "pthread_mutex_unlock", self.bell)
 
-    def _sleep(self, b: ir.IRBuilder, called: Callable[[], ir.Value]) -> None:
+    def _sleep(self, b: ir.IRBuilder, box: ir.Value, stopped: Callable[[], ir.Value]) -> None:
+        """Until there is something else in the box, or the pool closes."""
         self._call(b, "pthread_mutex_lock", self.bell)
-        b.atomic_rmw("add", self.sleepers, const(I32, 1), "seq_cst")
-        with _until(b, called, "asleep"):
+        self._swap(b, box, EMPTY, ASLEEP)
+        with _until(b, lambda: b.or_(b.icmp_signed("!=", self._get(b, box), const(I32, ASLEEP)), stopped()), "asleep"):
             self._call(b, "pthread_cond_wait", self.rung, self.bell)
-        b.atomic_rmw("sub", self.sleepers, const(I32, 1), "seq_cst")
         self._call(b, "pthread_mutex_unlock", self.bell)
 
     def _spin(self, b: ir.IRBuilder, ready: Callable[[], ir.Value], times: int, idle: Callable) -> ir.Value:
@@ -285,8 +331,14 @@ class _Emitter:
     def _get(self, b: ir.IRBuilder, place: ir.Value) -> ir.Value:
         return b.load_atomic(place, "seq_cst", 4, typ=I32)
 
-    def _set(self, b: ir.IRBuilder, place: ir.Value, value: int) -> None:
-        b.atomic_rmw("xchg", place, const(I32, value), "seq_cst")
+    def _set(self, b: ir.IRBuilder, place: ir.Value, value: int) -> ir.Value:
+        """What was there before."""
+        return b.atomic_rmw("xchg", place, const(I32, value), "seq_cst")
+
+    def _swap(self, b: ir.IRBuilder, place: ir.Value, old: int, new: int) -> ir.Value:
+        """Whether `old` was there, and is `new` now."""
+        done = b.cmpxchg(place, const(I32, old), const(I32, new), "seq_cst", "seq_cst")
+        return b.extract_value(done, 1)
 
     def _call(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
         return b.call(self.libc[name], args)

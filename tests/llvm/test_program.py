@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from graphc.backends.llvm import target
-from graphc.backends.llvm.assemble import PROGRAM_NS, SHARED_NS, assemble, calls_of, groups, pieces_of, work_ns
+from graphc.backends.llvm.assemble import BRIEF_NS, SHARED_NS, assemble, brief, calls_of, groups, pieces_of, work_ns
 from graphc.backends.llvm.pieces import emit_piece
 from graphc.backends.llvm.program import LlvmProgram
 from graphc.ir import GraphcError
@@ -176,12 +176,20 @@ def test_small_kernels_stay_on_one_thread_without_barriers():
     assert "pthread" in str(assemble(chain(LARGE), target.host(), "net")[-1])
 
 
-def test_a_small_program_stays_on_one_thread_whatever_its_kernels():
+def test_a_program_with_little_work_has_threads_only_if_it_was_made_for_them():
     size = LARGE // 10
     kernels = [copy("a", "x", "t", size), copy("b", "t", "y", size)]
     made = schedule(kernels, [given("x", size), arena("t", size, 0), result("y", size)])
-    assert all(SHARED_NS < work_ns(k) < PROGRAM_NS / 2 for k in kernels)
-    assert barriers(made) == [(["a", "b"], False)]
+    assert all(SHARED_NS < work_ns(k) < BRIEF_NS / 2 for k in kernels) and brief(made) and not brief(chain(LARGE))
+    assert barriers(made) == [(["a"], False), (["b"], True)]
+    x = np.random.default_rng(0).random(size, np.float32)
+    before = len(os.listdir("/proc/self/task"))
+    for threads, more in ((1, 0), (2, 1)):
+        one = program(made, threads=threads)
+        one.threads = 2
+        for _ in range(40):  # with threads that sleep, wake and share
+            np.testing.assert_array_equal(one(x)[0], x + np.float32(1) + np.float32(1))
+        assert len(os.listdir("/proc/self/task")) == before + more
 
 
 def independent(t_offset, u_offset, second_reads="x"):
