@@ -194,8 +194,8 @@ def test_small_networks_give_the_reference_numbers(name):
 
 @pytest.fixture(autouse=True)
 def shared(monkeypatch):
-    """Kernels of small networks are shared here as those of large ones are."""
-    monkeypatch.setattr(assemble, "PROGRAM_NS", 0)
+    """Kernels of small networks are shared here as those of large ones are, and wait for threads that sleep."""
+    monkeypatch.setattr(assemble, "BRIEF_NS", 0)
 
 
 SAME_BITS = [
