@@ -32,7 +32,7 @@ from graphc.models import get
 from graphc.passes import inference_mode
 
 from .gpu_page import page
-from .measure import arguments, attempted, detail, geometric_mean, interleaved, machine, ms, show
+from .measure import against_best, arguments, attempted, detail, geometric_mean, interleaved, machine, ms, show
 from .training import ADAMW, MOMENTUM
 
 ROOT = Path(__file__).parent.parent
@@ -137,13 +137,11 @@ def agree(peer: str, theirs: np.ndarray, ours: np.ndarray, bound: float) -> None
 
 
 def compared(head: Row, timed: Mapping, peers: Mapping) -> Row:
-    best = min(peers, key=lambda p: timed[p].median, default=None)
     return {
         **head,
         "graphc_ms": ms(timed["graphc"]),
         **{f"{peer}_ms": ms(timed[peer]) for peer in peers},
-        "best_peer": best or "",
-        "speedup": timed[best].median / timed["graphc"].median if best else None,
+        **against_best(timed),
         "samples": {program: detail(t) for program, t in timed.items()},
     }
 

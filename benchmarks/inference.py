@@ -27,7 +27,19 @@ from graphc.models import get
 from graphc.passes import inference_mode
 
 from .goals import INFERENCE
-from .measure import Timing, arguments, attempted, cores, detail, geometric_mean, interleaved, ms, pin, show
+from .measure import (
+    Timing,
+    against_best,
+    arguments,
+    attempted,
+    cores,
+    detail,
+    geometric_mean,
+    interleaved,
+    ms,
+    pin,
+    show,
+)
 from .peers import PEERS, Missing, Network, Run
 
 # All compute in float32 in their own order; MNN's Winograd convolutions lose a digit more than direct ones.
@@ -85,7 +97,6 @@ def row(
     name: str, macs: int, timed: dict[str, Timing], peers: Sequence[str], peak: Peak, apart: dict[str, float]
 ) -> dict[str, object]:
     ours = timed["graphc"]
-    best = min((p for p in timed if p != "graphc"), key=lambda p: timed[p].median, default=None)
     return {
         "model": name,
         "GMAC": macs / 1e9,
@@ -93,8 +104,7 @@ def row(
         "GFLOP/s": 2e-9 * macs / ours.median,
         "%_peak": 0.0,
         **{peer: ms(timed[peer]) if peer in timed else None for peer in peers},
-        "best_peer": best or "",
-        "speedup": timed[best].median / ours.median if best else None,
+        **against_best(timed),
         "samples": {program: detail(t) for program, t in timed.items()},
         "difference": apart,
     }

@@ -1,7 +1,9 @@
 """What the benchmarks share: pinning, fair timing of several programs, facts about the machine, tables and JSON.
 
 Programs that are compared run in turn in short blocks, so that a change of the clock or of other load meets all alike,
-while the threads that one program leaves spinning for its next call do not take the processor from another.
+while the threads that one program leaves spinning for its next call do not take the processor from another. Speed-ups
+are taken round by round: on a machine whose speed changes by a fifth from one second to the next, as a shared one's
+does, ratios of medians over a minute wandered from 0.93 to 1.18, medians of the rounds' ratios from 1.09 to 1.13.
 """
 
 from __future__ import annotations
@@ -29,55 +31,75 @@ PAUSE = 0.05  # seconds before a block: longer than the threads of any peer spin
 BLOCK = 0.2  # seconds of calls
 WIDE = 150
 PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "openvino", "mnn", "torch")
-LEAST = 30  # samples of each program, unless they take longer than the seconds allowed for them
+LEAST, ROUNDS = 30, 9  # samples and blocks of each program, unless they take longer than the seconds allowed for them
 FEWEST = 5  # samples however long they take
 WARM = 3  # calls before the first sample
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median, and the 10th and 90th percentile."""
+    """Seconds a call: the median, the 10th and 90th percentile, and the median of each block."""
 
     median: float
     low: float
     high: float
     runs: int
+    blocks: tuple[float, ...]
 
     @staticmethod
-    def of(seconds: Sequence[float]) -> Timing:
-        ranked = sorted(seconds)
-        tenth = len(ranked) // 10
-        return Timing(statistics.median(ranked), ranked[tenth], ranked[-1 - tenth], len(ranked))
+    def of(*blocks: Sequence[float]) -> Timing:
+        ranked = sorted(seconds for block in blocks for seconds in block)
+        tenth, medians = len(ranked) // 10, tuple(map(statistics.median, blocks))
+        return Timing(statistics.median(ranked), ranked[tenth], ranked[-1 - tenth], len(ranked), medians)
 
 
 def interleaved(
     programs: Mapping[str, Callable[[], object]], seconds: float, hopeless: float = 0.0
 ) -> dict[str, Timing]:
-    """Times each program until every one has `LEAST` samples, or blocks of `seconds` and `FEWEST` samples.
+    """Times each program until every one has `LEAST` samples and `ROUNDS` blocks, or blocks of `seconds` and `FEWEST`
+    samples.
 
     The first program is ours, the others are its peers. With `hopeless`, a peer whose best time of the first round is
     more than so many times the best peer's is timed no further: what counts is the best peer.
     """
     for program in programs.values():
         warmed(program)
-    times: dict[str, list[float]] = {name: [] for name in programs}
+    times: dict[str, list[list[float]]] = {name: [] for name in programs}
     spent, going = dict.fromkeys(programs, 0.0), list(programs)
-    while any(len(times[n]) < FEWEST or (len(times[n]) < LEAST and spent[n] < seconds) for n in going):
+
+    def unfinished(name: str) -> bool:
+        samples, rounds = sum(map(len, times[name])), len(times[name])
+        return samples < FEWEST or ((samples < LEAST or rounds < ROUNDS) and spent[name] < seconds)
+
+    while any(map(unfinished, going)):
         for name in going:
             sleep(PAUSE)
-            begin, program = perf_counter(), programs[name]
+            begin, program, block = perf_counter(), programs[name], []
             program()
             stop = perf_counter() + min(BLOCK, seconds)
-            while perf_counter() < stop or not times[name]:
+            while perf_counter() < stop or not block:
                 start = perf_counter()
                 program()
-                times[name].append(perf_counter() - start)
+                block.append(perf_counter() - start)
+            times[name].append(block)
             spent[name] += perf_counter() - begin
         ours, *peers = going
         if hopeless and peers:
-            bound = hopeless * min(min(times[p]) for p in peers)
-            going = [ours, *(p for p in peers if min(times[p]) <= bound)]
-    return {name: Timing.of(taken) for name, taken in times.items()}
+            bound = hopeless * min(min(times[p][0]) for p in peers)
+            going = [ours, *(p for p in peers if min(times[p][0]) <= bound)]
+    return {name: Timing.of(*blocks) for name, blocks in times.items()}
+
+
+def speedup(ours: Timing, peer: Timing) -> float:
+    """The peer's time over ours: the median over the rounds in which both ran."""
+    return statistics.median(b / a for a, b in zip(ours.blocks, peer.blocks, strict=False))
+
+
+def against_best(timed: Mapping[str, Timing], ours: str = "graphc") -> dict[str, object]:
+    """The columns that name the peer over which the speed-up is smallest, and tell it."""
+    found = {name: speedup(timed[ours], timing) for name, timing in timed.items() if name != ours}
+    best = min(found, key=found.__getitem__, default=None)
+    return {"best_peer": best or "", "speedup": found.get(best)}
 
 
 def warmed(program: Callable[[], object]) -> None:
@@ -166,7 +188,9 @@ def ms(timing: Timing) -> float:
 
 def detail(timing: Timing) -> dict[str, float]:
     """All of a timing, ms."""
-    return {"median": ms(timing), "p10": timing.low * 1e3, "p90": timing.high * 1e3, "runs": timing.runs}
+    blocks = [seconds * 1e3 for seconds in timing.blocks]
+    return {"median": ms(timing), "p10": timing.low * 1e3, "p90": timing.high * 1e3, "runs": timing.runs,
+            "blocks": blocks}  # fmt: skip
 
 
 def attempted(

@@ -18,10 +18,11 @@ INTRODUCTION = """# Performance
 
 Written by `python -m benchmarks.report`; nothing here is typed by hand but the reasons of what is missed. All programs
 of a row ran in one process, in turn, pinned to the same cores, in float32, on the same weights, and their outputs or
-losses were compared. Times are medians. A speed-up is the best peer's time over graphc's in the same run, so above 1
-graphc is faster. Where figures stand side by side they are of separate runs, one after the other; the worse of them
-counts for the last column: the `aim` is met, or what is `required`, or the row is **missed**. GFLOP/s and shares of the
-peak count the multiply-adds of the network as written: Winograd convolutions need fewer of them, and may pass 100 %.
+losses were compared. Times are medians of a run. A speed-up is the best peer's time over graphc's, so above 1 graphc is
+faster: the median of the ratios of all rounds, as the machine's speed changes from one round to the next. Where figures
+stand side by side they are of separate runs, one after the other; the worse of them counts for the last column: the
+`aim` is met, or what is `required`, or the row is **missed**. GFLOP/s and shares of the peak count the multiply-adds of
+the network as written: Winograd convolutions need fewer of them, and may pass 100 %.
 """
 PEERS_ARE = """
 Peers: onnxruntime, OpenVINO and MNN read one ONNX file. PyTorch runs as eager, as NHWC (eager, weights and images

@@ -21,7 +21,7 @@ from graphc.driver import traced_graph
 from graphc.models import ZOO, get
 
 from . import memory
-from .measure import arguments, attempted, cores, detail, geometric_mean, interleaved, ms, pin, show
+from .measure import against_best, arguments, attempted, cores, detail, geometric_mean, interleaved, ms, pin, show
 from .peers import Missing, compiled, need
 
 STEPS_COMPARED = 3
@@ -103,15 +103,13 @@ def compare(name: str, options, notes: list[str]) -> dict[str, object]:
         if not difference < AGREE:
             raise ValueError(f"losses differ from {peer}'s by {difference:.2g} within {STEPS_COMPARED} steps")
     timed = interleaved(programs, options.seconds)
-    best = min(peers, key=lambda p: timed[p].median, default=None)
     return {
         "step": name,
         "input": "x".join(map(str, case.shape)),
         "optimizer": case.theirs[0],
         "graphc_ms": ms(timed["graphc"]),
         **{peer: ms(timed[peer]) if peer in timed else None for peer in options.peers},
-        "best_peer": best or "",
-        "speedup": timed[best].median / timed["graphc"].median if best else None,
+        **against_best(timed),
         "graphc_MB": (plan.arena_bytes + plan.state_bytes + options.threads * plan.thread_bytes) / 1e6,
         "peer_MB": memory.of_peer(name) if peers else None,
         "samples": {program: detail(t) for program, t in timed.items()},

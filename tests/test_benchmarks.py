@@ -98,8 +98,19 @@ def test_peers_that_are_missing_are_named(tmp_path):
 
 
 def test_timing():
-    timing = benchmark("measure").Timing.of([float(n) for n in range(100, 0, -1)])
+    measure, numbers = benchmark("measure"), [float(n) for n in range(100, 0, -1)]
+    timing = measure.Timing.of(numbers[:40], numbers[40:])
     assert (timing.median, timing.low, timing.high, timing.runs) == (50.5, 11, 90, 100)
+    assert timing.blocks == (80.5, 30.5)
+
+
+def test_speed_ups_are_taken_round_by_round():
+    """A machine that slows down by half in the second round and on changes no ratio."""
+    measure = benchmark("measure")
+    rounds = {"graphc": (1.0, 2.0, 2.0), "a": (3.0, 6.0, 6.0), "b": (1.5, 3.0, 2.9), "left": (9.0,)}
+    timed = {name: measure.Timing.of(*([seconds] for seconds in blocks)) for name, blocks in rounds.items()}
+    assert measure.against_best(timed) == {"best_peer": "b", "speedup": 1.5}
+    assert measure.against_best({"graphc": timed["graphc"]}) == {"best_peer": "", "speedup": None}
 
 
 def test_a_failure_leaves_the_other_rows():
@@ -172,7 +183,7 @@ def test_hopeless_peers_are_timed_no_further():
 
     programs = {name: program(name, s) for name, s in (("ours", 0.01), ("fast", 0.001), ("slow", 0.004))}
     timed = measure.interleaved(programs, 0.02, hopeless=2.0)
-    assert timed["slow"].runs < measure.LEAST <= timed["fast"].runs
+    assert len(timed["slow"].blocks) == 1 < len(timed["fast"].blocks) == len(timed["ours"].blocks)
     assert timed["ours"].runs >= measure.FEWEST, "ours is timed however slow it is"
 
 
