@@ -3,6 +3,8 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +21,13 @@ struct share {
     const struct cpu_object *object;
     float *sum, *numbers;
     int64_t count, times;
-    pthread_barrier_t *gate;
+    struct gate *gate;
     double start, stop;
+};
+
+/* Threads arrive, and go together once all are there; or not at all, where one of them could not be had. */
+struct gate {
+    atomic_int arrived, opened, called_off;
 };
 
 static double smaller(double a, double b) {
@@ -33,8 +40,11 @@ static double greater(double a, double b) {
 
 static void *work(void *data) {
     struct share *share = data;
-    if (share->gate != NULL)
-        pthread_barrier_wait(share->gate);
+    atomic_fetch_add(&share->gate->arrived, 1);
+    while (!share->gate->opened && !share->gate->called_off)
+        sched_yield();
+    if (share->gate->called_off)
+        return NULL;
     share->start = seconds_now();
     if (share->times == 0)
         share->object->peak(share->numbers, share->count);
@@ -47,24 +57,24 @@ static void *work(void *data) {
 /* Seconds from the first start to the last end; below 0 where the threads cannot be had. */
 static double together(struct share *shares, int threads) {
     pthread_t ids[threads];
-    pthread_barrier_t gate;
-    if (threads > 1 && pthread_barrier_init(&gate, NULL, (unsigned)threads) != 0)
-        return -1;
+    struct gate gate = {0, 0, 0};
+    int made = 1;
     for (int t = 0; t < threads; t++)
-        shares[t].gate = threads > 1 ? &gate : NULL;
-    for (int t = 1; t < threads; t++)
-        if (pthread_create(&ids[t], NULL, work, &shares[t]) != 0)
-            return -1; /* those that wait at the gate end with the program */
+        shares[t].gate = &gate;
+    while (made < threads && pthread_create(&ids[made], NULL, work, &shares[made]) == 0)
+        made++;
+    gate.called_off = made < threads;
+    while (!gate.called_off && gate.arrived < threads - 1)
+        sched_yield();
+    gate.opened = 1;
     work(&shares[0]);
     double start = shares[0].start, stop = shares[0].stop;
-    for (int t = 1; t < threads; t++) {
+    for (int t = 1; t < made; t++) {
         pthread_join(ids[t], NULL);
         start = smaller(start, shares[t].start);
         stop = greater(stop, shares[t].stop);
     }
-    if (threads > 1)
-        pthread_barrier_destroy(&gate);
-    return stop - start;
+    return gate.called_off ? -1 : stop - start;
 }
 
 /* The shortest of some rounds. */
@@ -110,9 +120,8 @@ static size_t cache_bytes(int level) {
 }
 
 /* Half of a cache is read, as the other half may hold something else; the last level is shared by all threads. */
-static bool measure(struct share *shares, int threads, struct limits *limits) {
-    size_t second = cache_bytes(2) > 0 ? cache_bytes(2) : DEFAULT_L2, third = cache_bytes(3);
-    second *= (size_t)threads;
+static bool measure(struct share *shares, int threads, size_t third, size_t far, struct limits *limits) {
+    size_t second = (cache_bytes(2) > 0 ? cache_bytes(2) : DEFAULT_L2) * (size_t)threads;
     for (int t = 0; t < threads; t++)
         shares[t].count = STEPS;
     limits->flops = (double)shares[0].object->peak_flops * STEPS * threads / best_of(shares, threads);
@@ -122,7 +131,6 @@ static bool measure(struct share *shares, int threads, struct limits *limits) {
         size_t size = third / 2 > 2 * second ? third / 2 : 2 * second;
         limits->levels[limits->count++] = (struct level){"L3", (double)third, bandwidth(shares, threads, size)};
     }
-    size_t far = 4 * third > DRAM_BYTES ? 4 * third : DRAM_BYTES;
     limits->levels[limits->count++] = (struct level){"DRAM", INFINITY, bandwidth(shares, threads, far)};
     for (int i = 0; i < limits->count; i++)
         if (limits->levels[i].bytes_per_second <= 0)
@@ -133,7 +141,7 @@ static bool measure(struct share *shares, int threads, struct limits *limits) {
 bool measure_limits(const struct session *session, struct limits *limits, struct error *error) {
     const struct cpu_object *object = session->object;
     int threads = session->threads;
-    size_t third = 4 * cache_bytes(3), far = third > DRAM_BYTES ? third : DRAM_BYTES;
+    size_t third = cache_bytes(3), far = 4 * third > DRAM_BYTES ? 4 * third : DRAM_BYTES;
     size_t vector = 4 * ALIGNMENT; /* more than any has */
     size_t own = far / (size_t)threads + vector * (size_t)object->peak_flops; /* more than any probe wants */
     own += ALIGNMENT - own % ALIGNMENT;
@@ -148,7 +156,7 @@ bool measure_limits(const struct session *session, struct limits *limits, struct
             unsigned char *at = memory + own * (size_t)t;
             shares[t] = (struct share){.object = object, .sum = (float *)at, .numbers = (float *)(at + vector)};
         }
-        done = measure(shares, threads, limits) ||
+        done = measure(shares, threads, third, far, limits) ||
                fail(error, "%s: cannot start %d threads to measure this machine's limits", program.name, threads);
     }
     free(memory);

@@ -30,6 +30,8 @@ from graphc.schedule.kernels import (
 )
 from graphc.schedule.layout import BLOCK, Buffer
 
+from .halos import margins
+
 MOST = 3  # output channels: seven take 1.1 times as long as with margins
 LARGEST = 1 << 17  # numbers found tap by tap: more go to memory and back; three channels of 112x112 take 1.15
 LEAST = BLOCK  # channels that are summed: with fewer, adding the taps takes as long as to find them
@@ -58,7 +60,8 @@ def tap_by_tap(kernel: Contraction, schedule: Schedule, names: AxisNames) -> Tap
     apart, many = any(s != 1 for s in steps), math.prod(n for _, n in outputs)
     if many > (1 if apart else MOST) or max(steps, default=1) > STEP:
         return None
-    bounds = tuple((i, 0, n) for i, n in zip(image.indices[2:], shape[2:], strict=True) if outside(i, n, sizes))
+    left = margins(kernel, "w" if kernel.along_rows else "x", schedule.buffers[image.buffer])
+    bounds = tuple((image.indices[d], 0, shape[d]) for d in sorted(left) if d >= 2)
     number, count = Aff(), 1
     for axis, extent in reversed((*outputs, *window)):
         number, count = number + Aff.of(axis) * count, count * extent
@@ -121,9 +124,3 @@ def within(kernel: Contraction, ranges: dict[str, range], number: int) -> Contra
     x, w = (Access(o.buffer, tuple(i.substitute(moved) for i in o.indices), o.dtype) for o in (kernel.x, kernel.w))
     stores = tuple(Store(s.buffer, tuple(i.substitute(moved) for i in s.indices), s.expr) for s in kernel.stores)
     return replace(kernel, name=f"{kernel.name}.{number}", par=par, x=x, w=w, stores=stores)
-
-
-def outside(index: Aff, extent: int, sizes: dict[str, int]) -> bool:
-    """Whether an index leaves its dimension."""
-    least, most = index.range(sizes)
-    return least < 0 or most >= extent
