@@ -7,6 +7,8 @@ from graphc.ops import Tensor
 
 from . import functional as F
 from . import init
+from .functional.arguments import count, mistake, tensor
+from .functional.products import attention_weights
 from .layers import Linear
 from .module import Module
 from .parameter import Parameter
@@ -23,7 +25,7 @@ class MultiheadAttention(Module):
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, batch_first: bool = False
     ):
         super().__init__()
-        self.embed_dim, self.num_heads = embed_dim, F.count(num_heads, "MultiheadAttention: num_heads")
+        self.embed_dim, self.num_heads = embed_dim, count(num_heads, "MultiheadAttention: num_heads")
         if embed_dim % num_heads:
             raise GraphcError(f"MultiheadAttention: num_heads={num_heads} must divide embed_dim={embed_dim}")
         self.dropout, self.batch_first, self.head_dim = dropout, batch_first, embed_dim // num_heads
@@ -42,12 +44,12 @@ class MultiheadAttention(Module):
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        operands = [F.tensor(t) for t in (query, key, value)]
+        operands = [tensor(t) for t in (query, key, value)]
         if any(t.ndim != 3 or t.shape[-1] != self.embed_dim for t in operands):
             got = ", ".join(str(t.type) for t in operands)
-            raise F.mistake(f"expects sequences of {self.embed_dim} features, got {got}", "MultiheadAttention")
+            raise mistake(f"expects sequences of {self.embed_dim} features, got {got}", "MultiheadAttention")
         q, k, v = (self.heads(t, i) for i, t in enumerate(operands))
-        weights = F.attention_weights(q, k, attn_mask, is_causal)
+        weights = attention_weights(q, k, attn_mask, is_causal)
         n, _, length, _ = q.shape
         out = F.dropout(weights, self.dropout) @ v
         out = out.transpose(1, 2).reshape(n, length, self.embed_dim)

@@ -11,7 +11,7 @@ from graphc.ops import Tensor, apply, constant, norm
 
 from . import functional as F
 from . import init
-from .functional import Pair, count, pair
+from .functional.arguments import Pair, count, mistake, pair, tensor
 from .layer import Layer
 from .parameter import Buffer, Parameter
 from .trace import learning, recorder
@@ -123,10 +123,10 @@ class BatchNorm(Layer):
         self.num_batches_tracked = Buffer((), init.zeros(), "i32")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.tensor(x)
+        x = tensor(x)
         if x.ndim not in self.ranks:
             wanted = " or ".join(map(str, self.ranks))
-            raise F.mistake(f"expects an input of {wanted} dimensions, got {x.ndim}", type(self).__name__)
+            raise mistake(f"expects an input of {wanted} dimensions, got {x.ndim}", type(self).__name__)
         channels = self.num_features
         weight = self.weight if self.affine else constant(np.ones(channels), "f32")
         bias = self.bias if self.affine else constant(np.zeros(channels), "f32")

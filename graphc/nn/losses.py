@@ -6,6 +6,7 @@ from graphc.ir import TensorType
 from graphc.ops import Tensor
 
 from . import functional as F
+from .functional.losses import cross_entropy_target
 from .module import Module
 
 
@@ -17,7 +18,7 @@ class CrossEntropyLoss(Module):
         self.reduction, self.label_smoothing = reduction, label_smoothing
 
     def target(self, scores: TensorType) -> TensorType:
-        return F.cross_entropy_target(scores)
+        return cross_entropy_target(scores)
 
     def forward(self, scores: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(scores, target, self.reduction, self.label_smoothing)

@@ -12,13 +12,14 @@ from graphc.ops import Tensor
 
 from . import functional as F
 from . import init
+from .functional.arguments import count, mistake, tensor
 from .layer import Layer
 from .parameter import Parameter
 
 
 def extents(shape: int | Sequence[int], what: str) -> tuple[int, ...]:
     """The trailing extents a norm is made for: one number or several."""
-    return tuple(F.count(n, what) for n in ((shape,) if isinstance(shape, int) else shape))
+    return tuple(count(n, what) for n in ((shape,) if isinstance(shape, int) else shape))
 
 
 class LayerNorm(Layer):
@@ -70,8 +71,8 @@ class GroupNorm(Layer):
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True):
         super().__init__()
-        self.num_groups = F.count(num_groups, "GroupNorm: num_groups")
-        self.num_channels = F.count(num_channels, "GroupNorm: num_channels")
+        self.num_groups = count(num_groups, "GroupNorm: num_groups")
+        self.num_channels = count(num_channels, "GroupNorm: num_channels")
         if num_channels % num_groups:
             raise GraphcError(f"GroupNorm: num_groups={num_groups} must divide num_channels={num_channels}")
         self.eps, self.affine = eps, affine
@@ -100,15 +101,15 @@ class InstanceNorm2d(Layer):
         super().__init__()
         if track_running_stats:
             raise GraphcError("InstanceNorm2d keeps no running statistics, got track_running_stats=True")
-        self.num_features = F.count(num_features, "InstanceNorm2d: num_features")
+        self.num_features = count(num_features, "InstanceNorm2d: num_features")
         self.eps, self.momentum, self.affine = eps, momentum, affine
         self.weight = Parameter((num_features,), init.ones()) if affine else None
         self.bias = Parameter((num_features,), init.zeros()) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.tensor(x)
+        x = tensor(x)
         if x.ndim != 4 or x.shape[1] != self.num_features:
-            raise F.mistake(f"expects {self.num_features} channels of images, got {x.type}", "InstanceNorm2d")
+            raise mistake(f"expects {self.num_features} channels of images, got {x.type}", "InstanceNorm2d")
         return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

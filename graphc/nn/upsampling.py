@@ -8,7 +8,7 @@ from graphc.ir import GraphcError
 from graphc.ops import Tensor
 
 from . import functional as F
-from .functional import Pair, count, pair
+from .functional.arguments import Pair, count, pair
 from .layer import Layer
 from .layers import DEFAULT_WEIGHT, default_bias
 from .parameter import Parameter

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from operator import index
 
 import numpy as np
 
 from graphc.ir import (
     GraphcAttributeError,
     GraphcError,
-    GraphcTypeError,
     Node,
     Op,
-    ShapeError,
     TensorType,
     Value,
     current_scope,
@@ -29,6 +26,16 @@ from graphc.ir import (
 )
 
 from . import elementwise as ew
+from .arguments import (
+    mistake,
+    misused,
+    normal_axes,
+    normal_axis,
+    resolve_shape,
+    shortly,
+    subscripts,
+    unpacked,
+)
 from .contraction import MatMul
 from .powers import Power, PowerOf
 from .reduce import ArgMax, Max, Sum
@@ -359,53 +366,6 @@ def input(shape: Sequence[int], name: str | None = None, dtype: str = "f32") -> 
     return leaf("input", name or f"input{next(_unnamed)}", TensorType(dtype, shape))
 
 
-def mistake(message: str) -> GraphcError:
-    """A shape error placed on the user's line."""
-    return located(ShapeError(message), user_line(), current_scope() or "tensor")
-
-
-def misused(message: str) -> GraphcError:
-    """An error of kind placed on the user's line."""
-    return located(GraphcTypeError(message), user_line(), current_scope() or "tensor")
-
-
-def shortly(value: object) -> str:
-    """A value for a message: itself where that is short, else its type."""
-    text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else f"an object of type {type(value).__name__}"
-
-
-def normal_axes(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Axes as sorted non-negative numbers; None means all."""
-    if axes is None:
-        return tuple(range(rank))
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    return tuple(sorted({normal_axis(a, rank) for a in axes}))
-
-
-def normal_axis(axis: int, rank: int) -> int:
-    """An axis counted from the front."""
-    if not -rank <= axis < rank:
-        raise mistake(f"axis {axis} is out of range for a tensor of {rank} dimensions")
-    return axis % rank
-
-
-def unpacked(numbers: Sequence) -> tuple[int, ...]:
-    """The integers given one by one or as one sequence."""
-    one_sequence = len(numbers) == 1 and not hasattr(numbers[0], "__index__")
-    return tuple(int(n) for n in (numbers[0] if one_sequence else numbers))
-
-
-def resolve_shape(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...]:
-    """A requested shape with its -1, if any, filled in."""
-    wanted = tuple(int(n) for n in wanted)
-    known = int(np.prod([n for n in wanted if n != -1]))
-    total = int(np.prod(shape))
-    if wanted.count(-1) == 1 and known and total % known == 0:
-        wanted = tuple(total // known if n == -1 else n for n in wanted)
-    return wanted
-
-
 def power(x: Tensor, y) -> Tensor:
     """x ** y. Small integer exponents multiply, 0.5 is a square root, the rest is exp(y * log(x)) (NaN for x < 0)."""
     if not isinstance(y, int | float | np.number):
@@ -447,39 +407,9 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def subscript(x: Tensor, key) -> Tensor:
     """x[key] for integers, slices with positive steps, `...` and None (a new axis)."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    used = sum(k is not None and k is not Ellipsis for k in keys)
-    dots = [n for n, k in enumerate(keys) if k is Ellipsis]  # not `in`, which would compare with arrays
-    if used > x.ndim:
-        raise mistake(f"{used} indices for a tensor of {x.ndim} dimensions")
-    at = dots[0] if dots else len(keys)
-    keys[at : at + 1] = [slice(None)] * (x.ndim - used)
-    starts, stops, steps, shape, dim = [], [], [], [], 0
-    for k in keys:
-        if k is None:
-            shape.append(1)
-            continue
-        size = x.shape[dim]
-        dim += 1
-        if isinstance(k, slice):
-            if k.step is not None and index(k.step) < 1:
-                raise mistake(f"slices need a positive step, got {k.step}")
-            start, stop, step = k.indices(size)
-            stop = max(start, stop)
-            shape.append(-(-(stop - start) // step))
-        else:
-            if not hasattr(k, "__index__") or isinstance(k, Tensor | np.ndarray):
-                raise misused(f"an index must be a whole number, a slice, ... or None, got {shortly(k)}")
-            if not -size <= int(k) < size:
-                raise mistake(f"index {k} is out of range for dimension {dim - 1} of extent {size}")
-            start, step = int(k) % size, 1
-            stop = start + 1
-        starts.append(start)
-        stops.append(stop)
-        steps.append(step)
-    whole = (tuple(starts), tuple(stops), tuple(steps)) == ((0,) * x.ndim, x.shape, (1,) * x.ndim)
-    out = x if whole else apply(Slice(tuple(starts), tuple(stops), tuple(steps)), x)
-    return out.reshape(shape)
+    starts, stops, steps, shape = subscripts(x.shape, key)
+    whole = (starts, stops, steps) == ((0,) * x.ndim, x.shape, (1,) * x.ndim)
+    return (x if whole else apply(Slice(starts, stops, steps), x)).reshape(shape)
 
 
 def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:

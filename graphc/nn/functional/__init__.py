@@ -1,0 +1,80 @@
+"""Functions on symbolic tensors: the ones `graphc` exports at the top, and those of PyTorch's `nn.functional`.
+
+Names, arguments and defaults are PyTorch's. Images are NxCxHxW. A mistake in shapes is an error that names the line.
+"""
+
+from .elementwise import (
+    abs,
+    elu,
+    erf,
+    exp,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log,
+    maximum,
+    minimum,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softplus,
+    sqrt,
+    tanh,
+    where,
+)
+from .images import adaptive_avg_pool2d, avg_pool2d, conv2d, conv_transpose2d, interpolate, max_pool2d
+from .losses import cross_entropy, mse_loss
+from .norms import dropout, group_norm, layer_norm, log_softmax, rms_norm, softmax
+from .products import linear, matmul, scaled_dot_product_attention
+from .shape import concat, flatten, max, mean, permute, reshape, sum, transpose
+
+__all__ = [
+    "abs",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "concat",
+    "conv2d",
+    "conv_transpose2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "erf",
+    "exp",
+    "flatten",
+    "gelu",
+    "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "interpolate",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max",
+    "max_pool2d",
+    "maximum",
+    "mean",
+    "minimum",
+    "mse_loss",
+    "permute",
+    "relu",
+    "relu6",
+    "reshape",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "sqrt",
+    "sum",
+    "tanh",
+    "transpose",
+    "where",
+]
