@@ -23,9 +23,10 @@ from itertools import islice
 
 from llvmlite import ir
 
-from graphc.schedule.expr import walk
+from graphc.schedule.expr import loads
 from graphc.schedule.kernels import Block, Contraction, Kernel, Loops, Schedule, bodies, extents, reads, writes
 from graphc.schedule.places import Place, check_apart, places_of
+from graphc.schedule.scalar import work
 
 from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
@@ -38,8 +39,7 @@ ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
 SHARED_NS = 10_000
 # a program with less work does not wait for threads that sleep
 BRIEF_NS = 300_000
-MAC_NS, STEP_NS, DEAR_NS = 0.03, 0.1, 1.0  # AVX2: a multiply-add, a simple operation or load, an exp
-DEAR = ("exp", "log", "tanh", "erf")
+MAC_NS, STEP_NS = 0.03, 0.1  # AVX2: a multiply-add; an instruction of a vector, for each of its numbers
 
 
 def assemble(schedule: Schedule, target: Target, name: str) -> list[ir.Module]:
@@ -133,9 +133,8 @@ def work_ns(kernel: Loops | Contraction) -> float:
         iterations = points
         for _, extent in stage.axes:
             iterations *= extent
-        nodes = [e for e in walk(*(o.expr for o in stage.outs)) if e.op not in ("const", "temp", "axis", "guard")]
-        dear = sum(e.op in DEAR for e in nodes)
-        total += iterations * (STEP_NS * (len(stage.outs) + len(nodes) - dear) + DEAR_NS * dear)
+        made = [o.expr for o in stage.outs]
+        total += iterations * STEP_NS * (len(made) + len(loads(*made)) + work(*made))
     return total
 
 

@@ -377,11 +377,6 @@ def is_arithmetic(e: E) -> bool:
     return e.op not in ("const", "axis", "load", "temp", "guard")
 
 
-def arithmetic(root: E) -> int:
-    """How many arithmetic primitives the tree holds."""
-    return sum(map(is_arithmetic, walk(root)))
-
-
 _INFIX = {"or": ("|", 1), "xor": ("^", 2), "and": ("&", 3), "eq": ("==", 4), "lt": ("<", 5), "le": ("<=", 5),
           "shl": ("<<", 6), "shr": (">>", 6), "add": ("+", 7), "sub": ("-", 7), "mul": ("*", 8), "div": ("/", 8),
           "idiv": ("//", 8), "imod": ("%", 8)}  # fmt: skip

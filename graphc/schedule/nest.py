@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 
 from .borders import UNROLLED, find_cuts
 from .canonical import canonical, coefficient, find_tile, stage_accesses
-from .expr import E, walk
+from .expr import E
 from .flat import Buffers, FlatLoops
 from .kernels import Axis, Loops, Reduce, Stage, extents
 from .normal import flatten
+from .scalar import DEAR, waits
 
 VIRTUAL_LANES = 64  # a reduction along a row keeps this many partial results, then halves them
 LANES = 16  # the widest vector, for choosing axes
 MIN_PARALLEL, MIN_ROW = 4, 8  # an axis shorter than this is not worth vectors
 UNITS = 256  # units wanted
 UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further: results of iterations
-DEAR = ("exp", "log", "tanh", "erf")
 SCRATCH_BYTES = 64 << 10  # all scratch rows of a kernel together, on the stack
 
 
@@ -74,7 +74,7 @@ def _lanes_kept(stage: Stage) -> int:
     """Virtual lanes of each reduction: fewer where several reductions share the registers, or where one value takes
     so long that a few chains are enough."""
     reductions = [o for o in stage.outs if isinstance(o, Reduce)]
-    dear = any(e.op in DEAR for e in walk(*(o.expr for o in reductions)))
+    dear = waits(DEAR, *(o.expr for o in reductions))
     return max(LANES, VIRTUAL_LANES >> (max(0, len(reductions) - 1) + dear))
 
 

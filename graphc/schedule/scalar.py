@@ -1,7 +1,8 @@
-"""The NumPy meaning of the scalar primitives of `expr.py`, for one element or for arrays of them.
+"""The NumPy meaning of the scalar primitives of `expr.py`, for one element or for arrays of them, and their work.
 
 What enters: a primitive's name, the dtype of its result and its argument values. What leaves: its value. The
-interpreter evaluates kernels with it, and the normal form asks it what an expression gives on padding.
+interpreter evaluates kernels with it, and the normal form asks it what an expression gives on padding. Fusion, sharing
+between threads and unrolling reckon with the work.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from .expr import Bound, E, walk
+from .expr import Bound, E, is_arithmetic, walk
 from .layout import NUMPY
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -50,6 +51,21 @@ PRIMITIVES: Mapping[str, Callable] = {
     "xor": np.bitwise_xor, "shl": _shift_left, "shr": _shift_right, "umulhi": _high_half,
     "idiv": np.floor_divide, "imod": np.mod, "select": np.where, "fma": _fma,
 }  # fmt: skip
+
+# Instructions of a vector, about; one where not named, none of what is no arithmetic.
+WORK = {"exp": 16, "log": 16, "tanh": 16, "erf": 24, "div": 4, "sqrt": 4, "umulhi": 2}
+DEAR = 16  # a polynomial: what computes one has registers and chains to fill with that alone
+LONG = 4  # waits for its result longer than for an addition's
+
+
+def work(*roots: E) -> int:
+    """The work of all distinct arithmetic below the roots, in instructions of a vector."""
+    return sum(WORK.get(e.op, 1) for e in walk(*roots) if is_arithmetic(e))
+
+
+def waits(least: int, *roots: E) -> bool:
+    """Whether some primitive below the roots is at least so much work."""
+    return any(WORK.get(e.op, 1) >= least for e in walk(*roots))
 
 
 def apply(op: str, dtype: str, *args, real: type = np.float32):

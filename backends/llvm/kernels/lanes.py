@@ -17,6 +17,7 @@ from llvmlite import ir
 from graphc.schedule.expr import Aff, E, loads, walk
 from graphc.schedule.kernels import ACC
 from graphc.schedule.layout import Buffer
+from graphc.schedule.scalar import LONG, waits
 
 from .. import emit
 from ..emit import F32, Number, add, address, affine, const, i64, mul
@@ -27,8 +28,6 @@ from .plans import Plan
 from .tiles import Group, tiles_along
 
 Env = dict[str, Number]
-
-LONG = {"exp", "log", "tanh", "erf", "sqrt", "div"}  # operations that make an epilogue one long chain
 
 
 @dataclass(frozen=True)
@@ -281,7 +280,7 @@ class LaneGroup:
     @cached_property
     def long(self) -> bool:
         """Whether the epilogue is long: then its code stands once for a row of points, in a loop."""
-        return any(e.op in LONG for e in walk(*(s.expr for s in self.form.stores)))
+        return waits(LONG, *(s.expr for s in self.form.stores))
 
     def finish_rows(self, points: Points, sums: list[ir.Value]) -> None:
         """A long epilogue. The sums go by the stack, so that it has all registers; neighbouring vectors are one wide

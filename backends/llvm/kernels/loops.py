@@ -16,11 +16,12 @@ from llvmlite import ir
 
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.canonical import coefficient, stage_accesses, tile_leaves
-from graphc.schedule.expr import Aff, E, arithmetic, loads, walk
+from graphc.schedule.expr import Aff, E, loads, walk
 from graphc.schedule.kernels import Loops, Reduce, Stage, extents, reads, repeatable, writes
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, normalise
 from graphc.schedule.rewriting import rows_apart
+from graphc.schedule.scalar import work
 
 from .. import emit
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
@@ -39,7 +40,6 @@ FEW_NODES = 16  # arithmetic beyond which the loop itself costs too little to be
 # With more loads and stores in an iteration, LLVM is kept from their addresses: it would take them apart to find better
 # ones, in up to two thirds of the time of compiling the kernel, and not make it faster.
 FEW_ACCESSES = 16
-DEAR = {"exp": 16, "log": 16, "tanh": 16, "erf": 24}
 PACKED = ("weight", "const", "state", "arena", "thread")  # places whose buffers begin at multiples of 64 bytes
 Span = tuple[Number, Number] | None
 BASE = "%base"  # the lanes axis's value in the first lane
@@ -148,12 +148,10 @@ class _Emitter:
         """The arithmetic of one vector in one iteration, and what storing takes beside it."""
         total = 0
         for s in self.nest.kernel.stages:
-            nodes = list(walk(*(o.expr for o in s.outs)))
-            dear = sum(DEAR.get(e.op, 0) for e in nodes)
             # lanes that do not lie together are stored one by one
             stores = [at for _, at, is_store in stage_accesses(s) if is_store and self.vector]
             apart = self.vl * sum(coefficient(at, self.vector) not in (0, 1) for at in stores)
-            each = dear + apart + sum(map(arithmetic, (o.expr for o in s.outs)))
+            each = apart + sum(work(o.expr) for o in s.outs)
             total += each * (_iterations(s) if _straight(s) else 1)
         return max(total, 1)
 

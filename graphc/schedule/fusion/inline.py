@@ -6,17 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from graphc.schedule.expr import Aff, E, loads, substitute_axes, walk
+from graphc.schedule.expr import Aff, E, loads, substitute_axes
 from graphc.schedule.kernels import Contraction, Kernel, Loops, reads, stage_expressions
 from graphc.schedule.rewriting import replace_loads
+from graphc.schedule.scalar import work
 
 from .patterns import in_parts, loads_of, points, pointwise, whole
 from .state import Fusion
 
 CHEAP = 2  # an expression of so little work is computed again rather than stored
-WORK = {"exp": 8, "log": 8, "tanh": 12, "erf": 12, "div": 4, "sqrt": 4, "umulhi": 2} | dict.fromkeys(
-    ("const", "axis", "load", "temp", "guard"), 0
-)  # relative work of a primitive; 1 where not named
 
 
 def recompute(fusion: Fusion, name: str) -> None:
@@ -74,7 +72,7 @@ def _is_cheap(fusion: Fusion, producer: Loops) -> bool:
     (store,) = producer.stages[0].outs
     sizes = {e.attr[0]: math.prod(fusion.buffers[e.attr[0]].shape) for e in producer.loads}
     large = [n for n in sizes.values() if 2 * n > points(*producer.par)]
-    return sum(WORK.get(e.op, 1) for e in walk(store.expr)) <= CHEAP and len(large) <= 1
+    return work(store.expr) <= CHEAP and len(large) <= 1
 
 
 def _reads_again(reader: Loops, name: str, elements: int) -> bool:
