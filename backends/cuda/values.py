@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from graphc.schedule.canonical import coefficient, divisible
 from graphc.schedule.expr import Aff, Bound, E
-from graphc.schedule.flat import ClippedStore
 from graphc.schedule.kernels import Store
 from graphc.schedule.layout import Buffer
 
@@ -244,8 +243,6 @@ class Values:
 
     def _where(self, out: Store) -> Parts:
         """When the store happens."""
-        if not isinstance(out, ClippedStore):
-            return self.live
         open_ = [b for b in out.valid if not self._holds(b)]
         if any(map(self._fails, open_)):
             return ("false",)

@@ -276,21 +276,12 @@ class WinogradOutput(Winograd):
         return Cost(other=4 * m.elements)
 
     def lower(self, k) -> None:
-        """Whole tiles in one kernel, the last row and column of tiles in others that store what is inside."""
-        images, channels = k.outputs[0].shape[:2]
         rows, cols = self.tiles(self.size)
-        for first_row, row_tiles, high in self.parts(self.size[0]):
-            for first_col, col_tiles, wide in self.parts(self.size[1]):
-                n, o, a, b = k.axes((images, channels, row_tiles, col_tiles), "noab")
-                a, b = a + first_row, b + first_col
-                number = (n * rows + a) * cols + b
-                m = [[k.load(0, [i * self.reach + j, number, o]) for j in range(self.reach)] for i in range(self.reach)]
-                for i, line in enumerate(sandwich(self.a, m)[:high]):
-                    for j, value in enumerate(line[:wide]):
-                        k.store(0, [n, o, a * self.tile + i, b * self.tile + j], value)
-                k.finish([n, a, b, o])
-
-    def parts(self, size: int) -> list[tuple[int, int, int]]:
-        """(first tile, tiles, outputs a tile) of the whole tiles, and of the cut one at the end."""
-        whole, rest = divmod(size, self.tile)
-        return [p for p in ((0, whole, self.tile), (whole, 1, rest)) if p[1] and p[2]]
+        n, o, a, b = k.axes((*k.outputs[0].shape[:2], rows, cols), "noab")
+        number = (n * rows + a) * cols + b
+        m = [[k.load(0, [i * self.reach + j, number, o]) for j in range(self.reach)] for i in range(self.reach)]
+        for i, line in enumerate(sandwich(self.a, m)):
+            for j, value in enumerate(line):
+                row, col = a * self.tile + i, b * self.tile + j
+                k.store(0, [n, o, row, col], value, [(row, 0, self.size[0]), (col, 0, self.size[1])])
+        k.finish([n, a, b, o])

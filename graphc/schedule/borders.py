@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from .expr import Aff, Bound, walk
-from .flat import ClippedStore, FlatLoops
-from .kernels import Stage, extents
+from .flat import FlatLoops
+from .kernels import Stage, Store, extents
 
 MAX_PIECES = 12
 MAX_UNROLLED = 72  # iterations of unrolled stages in all pieces: a kernel with twice as many compiles for seconds
@@ -93,5 +93,5 @@ def _bounds(stage: Stage) -> Iterator[Bound]:
         for e in walk(o.expr):
             if e.op == "guard":
                 yield from e.attr
-        if isinstance(o, ClippedStore):
+        if isinstance(o, Store):
             yield from o.valid

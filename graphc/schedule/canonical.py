@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from .expr import Aff, E, const, guard, loads, substitute_axes, walk
-from .flat import Buffers, ClippedStore, FlatLoops
+from .flat import Buffers, FlatLoops
 from .kernels import Axis, Loops, Reduce, Stage, Store, expressions, extents
 from .normal import flatten
 
@@ -180,9 +180,8 @@ def _affs(kernel: FlatLoops) -> Iterator[Aff]:
         yield from _node_affs(e)
     for stage in kernel.stages:
         for o in stage.outs:
-            if isinstance(o, Store) and isinstance(o.indices[0], Aff):
-                yield o.indices[0]
-            if isinstance(o, ClippedStore):
+            if isinstance(o, Store):
+                yield from (i for i in o.indices if isinstance(i, Aff))
                 yield from (aff for aff, _, _ in o.valid)
 
 
@@ -197,9 +196,7 @@ def _substituted(
             return replace(o, expr=expr, index=None if o.index is None else substitute_axes(o.index, axes))
         (i,) = o.indices
         at = substitute_axes(i, axes) if isinstance(i, E) else i.substitute(axes)
-        if isinstance(o, ClippedStore):
-            return replace(o, indices=(at,), expr=expr, valid=tuple((a.substitute(axes), *r) for a, *r in o.valid))
-        return replace(o, indices=(at,), expr=expr)
+        return replace(o, indices=(at,), expr=expr, valid=tuple((a.substitute(axes), *r) for a, *r in o.valid))
 
     stages = tuple(Stage(reshape(s.axes), tuple(map(out, s.outs))) for s in kernel.stages)
     return replace(kernel, par=reshape(kernel.par), stages=stages)

@@ -391,6 +391,10 @@ def number(value: float | int) -> str:
     return f"{value:.9g}"
 
 
+def show_bounds(bounds: tuple[Bound, ...]) -> str:
+    return " and ".join(f"{lo}<={a}<{hi}" for a, lo, hi in bounds)
+
+
 def show(e: E, names: Mapping[E, str] | None = None, level: int = 0) -> str:
     """The tree as text with as few parentheses as precedence allows; nodes in `names` print as their name."""
     if names and e in names and level >= 0:
@@ -410,7 +414,7 @@ def show(e: E, names: Mapping[E, str] | None = None, level: int = 0) -> str:
         buffer, indices = e.attr
         return f"%{buffer}[{', '.join(sub(i) if isinstance(i, E) else str(i) for i in indices)}]"
     if e.op == "guard":
-        bounds = " and ".join(f"{lo}<={a}<{hi}" for a, lo, hi in e.attr)
+        bounds = show_bounds(e.attr)
         return f"({sub(e.args[0])} if {bounds} else {sub(e.args[1])})"
     if e.op in _INFIX:
         sign, prec = _INFIX[e.op]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .expr import Aff, Bound, const, guard
-from .kernels import Contraction, Loops, Reduce, Stage, Store
+from .kernels import Contraction, Loops, Reduce, Stage
 from .layout import Buffer
 
 Buffers = Mapping[str, Buffer]
@@ -50,13 +50,6 @@ class Split:
 
 
 @dataclass(frozen=True)
-class ClippedStore(Store):
-    """A store that happens only where all of `valid` hold."""
-
-    valid: tuple[Bound, ...] = ()
-
-
-@dataclass(frozen=True)
 class FlatLoops(Loops):
     """A `Loops` whose every index tuple is `(offset,)`: the element offset into the physical array, an `Aff` or, for
     computed indices, an i32 `E`. Scratch buffers are one-dimensional."""
@@ -68,7 +61,7 @@ class FlatContraction(Contraction):
 
     `lanes` names the lanes axis, or its inner part where that is split; `split(lanes)` gives the other part and the
     true extent. In the lanes beyond that extent (`Split.valid`): `w` may be read and is zero, unless `w_clipped`, when
-    those lanes must be masked; stores say themselves what to do (`ClippedStore`, or a guard in the expression).
+    those lanes must be masked; stores say themselves what to do (`Store.valid`, or a guard in the expression).
     Reduction axes run over the valid part of a last block only. Parallel axes other than the lanes run over whole
     blocks: `x` and `w` are readable there.
     """

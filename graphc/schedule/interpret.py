@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 
 from .expr import Aff, Bound, E
-from .flat import IDENTITY, LEAST, ClippedStore, FlatContraction, FlatLoops
+from .flat import IDENTITY, LEAST, FlatContraction, FlatLoops
 from .kernels import Block, Contraction, Kernel, Loops, Reduce, Stage, Store
 from .layout import NUMPY, Buffer
 from .rewriting import substitute
@@ -83,7 +83,12 @@ class _Run:
             self.axes.update(zip((a for a, _ in stage.axes), point, strict=True))
             memo: dict[E, np.ndarray] = {}
             everywhere = np.ones(self.shape, bool)
-            values = [self.value(out.expr, everywhere, memo) for out in stage.outs]
+            values = [
+                self.value(out.expr, self.holds(out.valid), {})
+                if isinstance(out, Store) and out.valid
+                else self.value(out.expr, everywhere, memo)
+                for out in stage.outs
+            ]
             for out, value in zip(stage.outs, values, strict=True):
                 if isinstance(out, Store):
                     self.store(out, value, memo)
@@ -100,9 +105,7 @@ class _Run:
         self.temps |= {f"{name}.i": at for name, at in index.items()}
 
     def store(self, out: Store, value: np.ndarray, memo: dict[E, np.ndarray]) -> None:
-        where = np.ones(self.shape, bool)
-        if isinstance(out, ClippedStore):
-            where = self.holds(out.valid)
+        where = self.holds(out.valid)
         at, exists = self.place(out.buffer, out.indices, where, memo)
         if not np.all(exists | ~where):
             raise IndexError(f"kernel {self.kernel.name}: store to %{out.buffer} leaves the buffer")

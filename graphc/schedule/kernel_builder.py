@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from graphc.ir import Node, TensorType, Value
 
-from .expr import Aff, E, axis, binary, const, guard, load, temp
+from .expr import Aff, Bound, E, axis, binary, const, guard, load, temp
 from .kernels import ACC, Access, AxisNames, Contraction, Kernel, Loops, Reduce, Stage, Store
 from .layout import Buffer
 
 Indices = Sequence["Aff | E | int"]
+Bounds = Sequence["tuple[Aff | int, int, int]"]
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,18 @@ class KernelBuilder:
     def load(self, operand: int, indices: Indices) -> E:
         return self._operands[operand].read(indices)
 
-    def guard(self, body: E, fill: E, bounds: Sequence[tuple[Aff, int, int]]) -> E:
+    def guard(self, body: E, fill: E, bounds: Bounds) -> E:
         """`body` inside all bounds, else `fill`; bounds that always hold are left out."""
+        return guard(body, fill, self._needed(bounds))
+
+    def _needed(self, bounds: Bounds) -> tuple[Bound, ...]:
+        """The bounds without those that always hold."""
         needed = []
         for at, lo, hi in bounds:
             least, most = Aff.of(at).range(self._extents)
             if least < lo or most >= hi:
                 needed.append((Aff.of(at), lo, hi))
-        return guard(body, fill, tuple(needed))
+        return tuple(needed)
 
     def wanted(self, result: int) -> bool:
         """Whether anything reads this result."""
@@ -174,12 +179,14 @@ class KernelBuilder:
     def load_from(self, buffer: str, indices: Indices) -> E:
         return load(buffer, tuple(Aff.of(i) for i in indices), self.draft.buffers[buffer].dtype)
 
-    def store(self, result: int, indices: Indices, value: E) -> None:
+    def store(self, result: int, indices: Indices, value: E, bounds: Bounds = ()) -> None:
+        """A store that happens inside all bounds."""
         if self.wanted(result):
-            self.store_in(self._result(result), indices, value)
+            self.store_in(self._result(result), indices, value, bounds)
 
-    def store_in(self, buffer: str, indices: Indices, value: E) -> None:
-        self._stores.append(Store(buffer, tuple(i if isinstance(i, E) else Aff.of(i) for i in indices), value))
+    def store_in(self, buffer: str, indices: Indices, value: E, bounds: Bounds = ()) -> None:
+        at = tuple(i if isinstance(i, E) else Aff.of(i) for i in indices)
+        self._stores.append(Store(buffer, at, value, self._needed(bounds)))
 
     def finish(self, par: Sequence[Aff]) -> None:
         """One `Loops` kernel from the stages and stores so far; the builder is then ready for another."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 
-from .expr import Aff, E, const, guard, load, loads, temp
+from .expr import Aff, Bound, E, const, guard, load, loads, temp
 from .layout import Buffer
 from .traits import CPU, Traits
 
@@ -57,11 +57,13 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Store:
-    """`buffer[indices] = expr`, with logical indices."""
+    """`buffer[indices] = expr`, with logical indices, where all of `valid` hold; elsewhere nothing happens, and `expr`
+    may read outside of its buffers."""
 
     buffer: str
     indices: tuple[Aff | E, ...]
     expr: E
+    valid: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True)

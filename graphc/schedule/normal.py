@@ -7,7 +7,7 @@ zeros of a halo make superfluous, are gone.
 
 A last block that is incomplete makes iterations that the user's kernel does not have. In those iterations
 - a store into a buffer with padding lanes stores zeros: the layout's invariant;
-- any other store does not happen: it is a `ClippedStore`;
+- any other store does not happen: its `valid` says so;
 - nothing is read outside a buffer, and a reduction over the axis sees its identity.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .expr import Aff, Bound, E, Extents, axes_of, axis, binary, cast, const, guard, load, loads, substitute_axes
-from .flat import IDENTITY, LEAST, Buffers, ClippedStore, FlatContraction, FlatLoops, Split
+from .flat import IDENTITY, LEAST, Buffers, FlatContraction, FlatLoops, Split
 from .kernels import ACC, Access, Contraction, Loops, Reduce, Stage, Store, accesses, extents
 from .layout import BLOCK, Buffer, split
 from .scalar import known, same
@@ -142,18 +142,19 @@ class _Flattener:
         return Reduce(out.name, out.op, guard(expr, fill, inner), index)
 
     def store(self, out: Store, bounds: tuple[Bound, ...]) -> Store:
-        """A store that keeps padding lanes zero and touches nothing else beyond `bounds`."""
+        """A store that keeps padding lanes zero and touches nothing else beyond `bounds` and its own `valid`."""
+        own = tuple(b for aff, lo, hi in out.valid if not self.always(b := (aff.substitute(self.axes), lo, hi)))
         indices = tuple(self.unsplit(i) if isinstance(i, E) else i.substitute(self.axes) for i in out.indices)
         pads = [b for b in bounds if self.vanishes(out.buffer, indices, b)]
         self.check_padding(out.buffer, out.indices, indices)
-        value = self.expression(self.unsplit(out.expr), bounds)
+        value = self.expression(self.unsplit(out.expr), bounds + own)
         beyond = [b for b in pads if not same(self.where_failing(value, b), 0.0)]
         value = guard(value, const(0, value.dtype), tuple(beyond))
         at = self.offset(out.buffer, indices)
         if isinstance(at, E):
-            at = self.expression(at, bounds)
+            at = self.expression(at, bounds + own)
         clip = tuple(b for b in bounds if b not in pads and not self.scratch(out.buffer))
-        return ClippedStore(out.buffer, (at,), value, clip) if clip else Store(out.buffer, (at,), value)
+        return Store(out.buffer, (at,), value, clip + own)
 
     def check_padding(self, name: str, logical: tuple[Aff | E, ...], indices: tuple[Aff | E, ...]) -> None:
         """Whoever stores the last element of a blocked dimension also stores the padding lanes behind it. `logical`:

@@ -27,7 +27,7 @@ def map_expressions(stage: Stage, rule: Callable[[E], E | None]) -> Stage:
             outs.append(replace(o, expr=new(o.expr), index=None if o.index is None else new(o.index)))
         else:
             at = tuple(new(i) if isinstance(i, E) else i for i in o.indices)
-            outs.append(Store(o.buffer, at, new(o.expr)))
+            outs.append(replace(o, indices=at, expr=new(o.expr)))
     return Stage(stage.axes, tuple(outs))
 
 
@@ -60,8 +60,9 @@ def substitute(stage: Stage, axes: Mapping[str, Aff]) -> Stage:
 
 
 def _at(store: Store, axes: Mapping[str, Aff]) -> Store:
-    """A store whose affine indices have their axes replaced."""
-    return replace(store, indices=tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in store.indices))
+    """A store whose affine indices and bounds have their axes replaced."""
+    at = tuple(i.substitute(axes) if isinstance(i, Aff) else i for i in store.indices)
+    return replace(store, indices=at, valid=tuple((a.substitute(axes), lo, hi) for a, lo, hi in store.valid))
 
 
 def rename(stage: Stage, names: Mapping[str, str]) -> Stage:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .expr import Aff, substitute_axes, walk
-from .flat import ClippedStore, FlatContraction
+from .flat import FlatContraction
 from .kernels import Access, Axis, Store
 
 
@@ -70,10 +70,8 @@ def _substituted(kernel: FlatContraction, axes: Mapping[str, Aff], sizes: Mappin
     """Axes replaced everywhere. `sizes` gives the extents of those that remain."""
 
     def store(s: Store) -> Store:
-        s = replace(s, indices=(s.indices[0].substitute(axes),), expr=substitute_axes(s.expr, axes))
-        if isinstance(s, ClippedStore):
-            s = replace(s, valid=tuple((a.substitute(axes), lo, hi) for a, lo, hi in s.valid))
-        return s
+        valid = tuple((a.substitute(axes), lo, hi) for a, lo, hi in s.valid)
+        return replace(s, indices=(s.indices[0].substitute(axes),), expr=substitute_axes(s.expr, axes), valid=valid)
 
     def access(a: Access) -> Access:
         return replace(a, indices=(a.indices[0].substitute(axes),))
@@ -93,7 +91,7 @@ def _uses(kernel: FlatContraction) -> list[Aff]:
     out = [kernel.x.indices[0], kernel.w.indices[0]]
     for s in kernel.stores:
         out.append(s.indices[0])
-        out += [aff for aff, _, _ in (s.valid if isinstance(s, ClippedStore) else ())]
+        out += [aff for aff, _, _ in s.valid]
         for e in walk(s.expr):
             if e.op == "load":
                 out += [i for i in e.attr[1] if isinstance(i, Aff)]

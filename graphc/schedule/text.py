@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .expr import E, walk
+from .expr import E, show_bounds, walk
 from .expr import show as show_expr
 from .kernels import Block, Contraction, Kernel, Reduce, Schedule, Stage, Store
 from .layout import Buffer
@@ -79,7 +79,8 @@ def show_outs(outs: tuple[Reduce | Store, ...], indent: str) -> list[str]:
         value = show_expr(o.expr, names)
         if isinstance(o, Store):
             at = ", ".join(show_expr(i, names) if isinstance(i, E) else str(i) for i in o.indices)
-            lines.append(f"{indent}%{o.buffer}[{at}] = {value}")
+            where = f" if {show_bounds(o.valid)}" if o.valid else ""
+            lines.append(f"{indent}%{o.buffer}[{at}] = {value}{where}")
         else:
             at = f" at {show_expr(o.index, names)}" if o.index is not None else ""
             lines.append(f"{indent}{o.name} = {o.op} {value}{at}")

@@ -15,7 +15,7 @@ from shim.build import compile_kernels, compilers
 from graphc.backends.cuda.emit import KernelCode, Writer, affine, parameters, positions
 from graphc.backends.cuda.values import Lanes, Values
 from graphc.schedule.expr import COMPARISONS, Aff, E, axis, binary, cast, const, fma, guard, load, select, temp, unary
-from graphc.schedule.flat import ClippedStore, FlatLoops
+from graphc.schedule.flat import FlatLoops
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Stage, Store
 from graphc.schedule.layout import NUMPY, Buffer
@@ -50,9 +50,7 @@ class Case:
 
     @property
     def store(self) -> Store:
-        if self.clip:
-            return ClippedStore("out", (self.index,), self.expr, self.clip)
-        return Store("out", (self.index,), self.expr)
+        return Store("out", (self.index,), self.expr, self.clip)
 
     def begin(self) -> dict[str, np.ndarray]:
         start = np.full(self.elements, 77).astype(NUMPY[self.expr.dtype])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from graphc.schedule.expr import Aff
-from graphc.schedule.flat import ClippedStore, FlatContraction, Split
+from graphc.schedule.flat import FlatContraction, Split
 from graphc.schedule.kernels import ACC, Axis, Store, repeatable
 from graphc.schedule.layout import Buffer
 from graphc.schedule.roles import joined, roles, without_single
@@ -117,7 +117,7 @@ class Form:
 
     def clipped(self, store: Store, axis: str) -> bool:
         """Whether `store` does not happen beyond the extent of the split axis with this inner part."""
-        return isinstance(store, ClippedStore) and any(aff.coef(axis) for aff, _, _ in store.valid)
+        return any(aff.coef(axis) for aff, _, _ in store.valid)
 
     @property
     def plain(self) -> Store | None:

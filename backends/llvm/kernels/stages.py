@@ -17,7 +17,6 @@ from llvmlite import ir
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.expr import Aff, E, guard, is_arithmetic, loads, substitute_axes, walk
 from graphc.schedule.expr import const as constant
-from graphc.schedule.flat import ClippedStore
 from graphc.schedule.kernels import Reduce, Stage, Store, repeatable
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import Nest
@@ -260,7 +259,7 @@ class _Stage:
         return self.stages.values({**point.env, **cell.env}, cell.lanes, spans, point, self.temps[cell.point])
 
     def store(self, values: Values, out: Store, value: ir.Value) -> None:
-        if not isinstance(out, ClippedStore):
+        if not out.valid:
             values.store(out.buffer, out.indices[0], value)
             return
         where = values.decided(guard(constant(1, "i1"), constant(0, "i1"), out.valid))

@@ -122,5 +122,5 @@ def within(kernel: Contraction, ranges: dict[str, range], number: int) -> Contra
     moved = {a: Aff.of(a) + r.start for a, r in ranges.items()}
     par = tuple((a, len(ranges[a]) if a in ranges else n) for a, n in kernel.par)
     x, w = (Access(o.buffer, tuple(i.substitute(moved) for i in o.indices), o.dtype) for o in (kernel.x, kernel.w))
-    stores = tuple(Store(s.buffer, tuple(i.substitute(moved) for i in s.indices), s.expr) for s in kernel.stores)
+    stores = tuple(replace(s, indices=tuple(i.substitute(moved) for i in s.indices)) for s in kernel.stores)
     return replace(kernel, name=f"{kernel.name}.{number}", par=par, x=x, w=w, stores=stores)

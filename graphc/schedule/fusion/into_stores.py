@@ -52,8 +52,8 @@ def _replaced(stage: Stage, name: str, consumer: Stage, axes: Sequence[str]) -> 
     return Stage(stage.axes, tuple(outs))
 
 
-def _applied(consumer: Stage, store: Store, axes: Sequence[str]) -> tuple[Reduce | Store, ...]:
+def _applied(consumer: Stage, store: Store, axes: Sequence[str]) -> tuple[Store, ...]:
     """The consumer's stores where it would read what `store` stores."""
     moved = substitute(consumer, {a: i for a, i in zip(axes, store.indices, strict=True) if a and isinstance(i, Aff)})
     (stage,) = replace_loads((moved,), lambda buffer, _: store.expr if buffer == store.buffer else None)
-    return stage.outs
+    return tuple(replace(o, valid=store.valid + o.valid) for o in stage.outs)
