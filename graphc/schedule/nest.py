@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from .borders import UNROLLED, find_cuts
 from .canonical import canonical, coefficient, find_tile, stage_accesses
-from .expr import E
+from .expr import E, is_arithmetic, walk
 from .flat import Buffers, FlatLoops
 from .kernels import Axis, Loops, Reduce, Stage, extents
 from .normal import flatten
@@ -135,8 +135,9 @@ def choose_vectors(
         return vector, (None,) * len(found)
     if row_score > 0:
         return None, tuple(a if score > 0 else None for score, a in found)
-    # no unit stride anywhere: gathers along the longest parallel axis still share the arithmetic
-    longest = max(par, key=lambda x: x[1], default=("", 0))
+    # no unit stride anywhere: gathers along the longest parallel axis still share the arithmetic, if there is any
+    moves = not any(map(is_arithmetic, walk(*(o.expr for s in kernel.stages for o in s.outs))))
+    longest = max(() if moves else par, key=lambda x: x[1], default=("", 0))
     return (longest[0] if roomy and longest[1] >= MIN_ROW else None), (None,) * len(found)
 
 
