@@ -1,6 +1,6 @@
 """Every op, by family, and the symbolic tensor that user code computes with. Importing this registers all ops."""
 
-from . import contraction, elementwise, norm, powers, random, reduce, shape, window, winograd
+from . import contraction, elementwise, norm, phases, powers, random, reduce, shape, window, winograd
 from .graphs import graph_of, interpret, lift
 from .tensor import Tensor, apply, concat, constant, input, leaf, sum_to
 
@@ -17,6 +17,7 @@ __all__ = [
     "leaf",
     "lift",
     "norm",
+    "phases",
     "powers",
     "random",
     "reduce",

@@ -6,9 +6,9 @@ the convolution is a product for each of the (m + k - 1)**2 positions ("frequenc
     out = A.T [ (G g G.T) * (B.T d B) ] A
 
 Lavin and Gray, Fast algorithms for convolutional neural networks, 2016. All of one tile extent interpolate at the same
-points and share B: F(4x4, 3x3) and F(2x2, 5x5) at 0, +-1/sqrt(2), +-sqrt(2) and infinity, which loses about half as
-much precision as the textbook's points 0, +-1, +-2. The pass `use_winograd` makes these ops, after gradients have been
-built, so they carry none.
+points and share B: those of 6x6 at 0, +-1/sqrt(2), +-sqrt(2) and infinity, which loses about half as much precision as
+the textbook's points 0, +-1, +-2. The pass `use_winograd` makes these ops, after gradients have been built, so they
+carry none.
 
 Letters: F frequencies, T tiles of all images (n, row, column in C order), N C H W image, O output channels, K kernel.
 """
@@ -26,7 +26,7 @@ from graphc.ir import Cost, Op, TensorType, dims, require
 
 Matrix = tuple[tuple[float, ...], ...]
 R = math.sqrt(2.0)
-FORMS = ((2, 3), (4, 3), (2, 5))  # (m, k) that exist
+FORMS = ((2, 3), (4, 3), (3, 4), (2, 5))  # (m, k) that exist
 
 
 @dataclass(frozen=True)

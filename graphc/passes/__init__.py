@@ -31,7 +31,7 @@ INFERENCE = (
     eliminate_dead,  # weights that were folded away
 )
 
-# The same, with 3x3 convolutions by Winograd's minimal filtering where that is less work.
+# The same, with convolutions by Winograd's minimal filtering where that is less work.
 FAST_INFERENCE = (
     inference_mode,
     freeze_weights,

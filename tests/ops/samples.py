@@ -16,7 +16,7 @@ import graphc.ops as ops
 from graphc.ir import NUMPY, Graph, Op, TensorType
 from graphc.ops import contraction as c
 from graphc.ops import elementwise as e
-from graphc.ops import norm, powers, random, reduce, shape, window, winograd
+from graphc.ops import norm, phases, powers, random, reduce, shape, window, winograd
 from graphc.ops.tensor import leaf
 
 
@@ -261,6 +261,18 @@ def winograds() -> Iterator[Sample]:
         yield sample(winograd.WinogradWeights(tile, kernel), f"[1,1,{kernel},{kernel}]")
 
 
+def phase_images() -> Iterator[Sample]:
+    for text, stride, padding, size, channels in (
+        ("[1,1,1,1]", 2, (0, 0), (1, 1), 4),
+        ("[2,3,7,10]", 2, (3, 0), (7, 4), 16),  # more padding than is read, and pixels that are not
+        ("[1,3,9,11]", 4, (2, 1), (4, 4), 48),
+        ("[3,17,5,4]", 2, (1, 1), (4, 3), 68),
+        ("[1,16,4,6]", 3, (0, 2), (2, 3), 150),
+        ("[37,3,7,7]", 2, (0, 0), (4, 4), 12),  # weights
+    ):
+        yield sample(phases.SpaceToDepth(stride, padding, size, channels), text)
+
+
 def norms() -> Iterator[Sample]:
     for text, channels in (("[3,7,5,5]", 7), ("[17,3]", 3), ("[1,37,2,1]", 37), ("[3,5,7]", 5)):
         operands = f"{text} {' '.join([f'[{channels}]'] * 4)}"
@@ -296,7 +308,7 @@ def randoms() -> Iterator[Sample]:
         yield sample(random.Dropout(p, stream), f"{text} i32[4]", **key)
 
 
-FAMILIES = (elementwise, shapes, reductions, products, convolutions, winograds, pools, norms, randoms)
+FAMILIES = (elementwise, shapes, reductions, products, convolutions, winograds, phase_images, pools, norms, randoms)
 SAMPLES: tuple[Sample, ...] = tuple(s for family in FAMILIES for s in family())
 
 
@@ -371,6 +383,8 @@ REFUSED: tuple[Refused, ...] = (
     refused(winograd.WinogradInput(4), "[3,4]", "needs an f32 NxCxHxW input"),
     refused(winograd.WinogradWeights(4), "[8,4,5,5]", "needs OxCx3x3 weights, got 8x4x5x5"),
     refused(winograd.WinogradOutput(4, 3, (8, 8)), "[36,3,7]", "an output of 8x8 has 4 tiles an image"),
+    refused(phases.SpaceToDepth(), "[3,4,5]", "needs an f32 NxCxHxW input"),
+    refused(phases.SpaceToDepth(2, (0, 0), (2, 2), 11), "[1,3,4,4]", "has 12 phases, more than 11 channels"),
     refused(window.MaxPool2d((3, 3), (1, 1)), "[1,1,2,2]", "window 3x3 is larger than the padded 2x2 image"),
     refused(window.MaxPool2d(*PAD2), "[1,1,8,8]", "must be at most half the window"),
     refused(window.MaxPool2d((2, 2), (0, 1)), "[1,1,8,8]", "must be positive"),
