@@ -24,9 +24,10 @@ SHAPES = {
     "unet": (1, 1, 64, 64),
 }
 WHOLE = [pytest.param(name, None, marks=pytest.mark.slow) for name in ZOO if SHAPES.get(name, ()) is not None]
+BATCHED = [pytest.param("alexnet", (8, 3, 224, 224), marks=pytest.mark.slow)]  # takes Winograd's largest tiles
 
 
-@pytest.mark.parametrize(("name", "shape"), [*SHAPES.items(), *WHOLE], ids=str)
+@pytest.mark.parametrize(("name", "shape"), [*SHAPES.items(), *WHOLE, *BATCHED], ids=str)
 def test_zoo(name, shape):
     entry = get(name)
     fast, exact = accuracy(entry.make(), shape or entry.input)

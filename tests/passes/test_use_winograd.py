@@ -24,6 +24,11 @@ from graphc.passes.use_winograd import best_tile
 from graphc.schedule import make_schedule
 from graphc.schedule.expr import Aff, is_arithmetic, load, walk
 
+# RMS error of one convolution in units of the direct one's, and what it may be where that is small: sums over few
+# channels are nearly exact
+WORST = {(5, 3): (4.5, 1e-6), (3, 5): (2.7, 1e-6)}
+OTHERS = (2.5, 5e-7)  # four units in the last place
+
 
 def conv(x: tuple[int, ...], out: int, kernel: int = 3, **settings):
     """A graph of one convolution with He-initialised weights."""
@@ -103,10 +108,20 @@ def test_small_maps_take_small_tiles():
     assert best_tile(conv((1, 64, 56, 56), 64, padding=(1, 1)).nodes[0]) == 4
 
 
-def test_kernels_of_5x5_take_tiles_of_2x2():
-    """The second convolutions of AlexNet and LeNet-5; they take 0.46 and 0.56 of the direct one's time on a Zen 3."""
-    assert best_tile(conv((1, 64, 27, 27), 192, 5, padding=(2, 2)).nodes[0]) == 2
-    assert best_tile(conv((1, 20, 14, 14), 50, 5, padding=(2, 2)).nodes[0]) == 2
+def test_kernels_of_5x5_take_tiles_of_3x3():
+    """The second convolutions of AlexNet and LeNet-5; they take 0.27 and 0.5 of the direct one's time on a Zen 3."""
+    assert best_tile(conv((1, 64, 27, 27), 192, 5, padding=(2, 2)).nodes[0]) == 3
+    assert best_tile(conv((1, 20, 14, 14), 50, 5, padding=(2, 2)).nodes[0]) == 3
+
+
+@pytest.mark.parametrize("size", [13, 14])
+def test_maps_that_5x5_tiles_cover_take_them_where_weights_serve_many_images(size):
+    """9 tiles of 7x7 frequencies have fewer products than 16 of 6x6, and a third more weights: at batch 8 they take 0.8
+    of the time on a Zen 3, alone as long. On a large map they are as many products, and have dearer transforms."""
+    assert best_tile(conv((8, 256, size, size), 256, padding=(1, 1)).nodes[0]) == 5
+    assert best_tile(conv((1, 256, size, size), 256, padding=(1, 1)).nodes[0]) == 4
+    assert best_tile(conv((8, 128, 28, 28), 128, padding=(1, 1)).nodes[0]) == 4
+    assert best_tile(conv((1, 64, 128, 128), 64, padding=(1, 1)).nodes[0]) == 4
 
 
 def test_first_convolutions_of_networks_go_by_phases():
@@ -138,26 +153,30 @@ def test_shared_halves_change_nothing(form):
         np.testing.assert_allclose(np.array(apply_rows(matrix, list(values))), np.array(matrix) @ values, atol=1e-12)
 
 
-@pytest.mark.parametrize(("which", "operations"), [(0, 12), (2, 12)])
-def test_transforms_share_what_rows_and_columns_share(which, operations):
+@pytest.mark.parametrize(("form", "operations"), [((4, 3), (12, 12)), ((5, 3), (21, 20)), ((3, 5), (21, 14))])
+@pytest.mark.parametrize("which", [0, 2])
+def test_transforms_share_what_rows_and_columns_share(form, which, operations):
     """One line of a 6x6 tile: with no sharing B.T takes 26 multiplications and additions, A.T as many; with
     each pair of those as one, 16."""
-    matrix = matrices(4, 3)[which]
-    line = apply_rows(matrix, [load("x", (Aff(i),)) for i in range(6)])
+    matrix, operations = matrices(*form)[which], operations[which // 2]
+    line = apply_rows(matrix, [load("x", (Aff(i),)) for i in range(sum(form) - 1)])
     assert sum(is_arithmetic(e) for e in walk(*line)) == operations
 
 
 @pytest.mark.parametrize("machine", [x86_64_v3(), x86_64_v4(), aarch64()], ids=lambda t: t.name)
-def test_transforms_load_again_rather_than_spill(machine):
-    """All 36 elements of a tile at once take 62 spills on 16 registers; rows by twos leave a few."""
+@pytest.mark.parametrize(("tile", "size", "few", "many"), [(4, 28, 16, 0), (5, 30, 50, 24)])
+def test_transforms_load_again_rather_than_spill(machine, tile, size, few, many, always):
+    """All 36 elements of a tile at once take 62 spills on 16 registers; rows by twos leave a few. The even half of the
+    rows of a 7x7 tile are 21 sums at once."""
+    always(tile)
     model = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(2)))
-    schedule = make_schedule(run_passes(traced_graph(model, (1, 32, 28, 28)), FAST_INFERENCE))
+    schedule = make_schedule(run_passes(traced_graph(model, (1, 32, size, size)), FAST_INFERENCE))
     transforms = [k for k in schedule.kernels if "winograd" in k.name]
     assert len(transforms) == 4
     for kernel in transforms[1:]:  # the first gathers from the caller's plain image
         module, _ = emit_piece(piece_of(kernel, schedule.buffers, machine), machine)
         for body in innermost_loops(jit.assembly(module, machine), "vaddps|fadd"):
-            assert len(spills(body)) <= (16 if machine.vector_registers == 16 else 0)
+            assert len(spills(body)) <= (few if machine.vector_registers == 16 else many)
             assert not [x for x in body if x.startswith("dmb")]  # the fence between parts is for the compiler alone
 
 
@@ -186,6 +205,12 @@ def errors(graph, array) -> list[tuple[float, float]]:
         (2, 5, (3, 17, 11, 7), 37, (4, 1)),
         (2, 5, (1, 33, 5, 12), 16, (0, 3)),
         (2, 5, (1, 3, 2, 1), 5, (2, 2)),
+        (5, 3, (1, 16, 10, 5), 16, (1, 1)),
+        (5, 3, (3, 17, 13, 9), 37, (1, 1)),
+        (5, 3, (1, 33, 6, 17), 20, (0, 2)),
+        (3, 5, (1, 20, 14, 14), 50, (2, 2)),
+        (3, 5, (3, 17, 11, 7), 37, (4, 1)),
+        (3, 5, (1, 3, 2, 1), 5, (2, 2)),
     ],
 )
 def test_compiled_convolutions_agree_with_the_reference(tile, kernel, x, out, padding, always):
@@ -193,7 +218,8 @@ def test_compiled_convolutions_agree_with_the_reference(tile, kernel, x, out, pa
     graph = conv(x, out, kernel, padding=padding)
     assert "winograd_input" in ops_of(run_passes(graph, FAST_INFERENCE))
     direct, filtered = errors(graph, np.maximum(np.random.default_rng(1).standard_normal(x), 0).astype(np.float32))
-    assert filtered[0] <= max(2.5 * direct[0], 1e-6)
+    ratio, _ = WORST.get((tile, kernel), OTHERS)
+    assert filtered[0] <= max(ratio * direct[0], 1e-6)
 
 
 STRIDED = [  # kernel, stride, and a tile for the taps that meet a phase
@@ -261,13 +287,14 @@ def test_phases_have_the_same_bits_on_any_number_of_threads():
 @pytest.mark.parametrize(("tile", "kernel"), FORMS)
 def test_precision(tile, kernel, channels, always):
     """He-initialised weights on what a ReLU leaves. The RMS error in units of the direct convolution's, for 16, 64 and
-    512 channels: F(4x4, 3x3) 2.7, 2.2, 1.9; F(2x2, 5x5) 1.9, 1.6, 1.5; F(2x2, 3x3) 0.9, 0.7, 0.7. Sums over few
-    channels are nearly exact, so there the bound is 5e-7, four units in the last place."""
+    512 channels: F(5x5, 3x3) 5.2, 4.2, 4.0; F(4x4, 3x3) 2.7, 2.2, 2.1; F(2x2, 3x3) 0.9, 0.8, 0.7; F(3x3, 5x5) 3.4,
+    2.5, 2.4; F(2x2, 5x5) 1.9, 1.5, 1.4. Images are smoother than this noise, and what transforms lose is less there."""
     always(tile)
     x = (1, channels, 13, 13)
     graph = conv(x, 32, kernel, padding=(kernel // 2, kernel // 2))
     direct, filtered = errors(graph, np.maximum(np.random.default_rng(1).standard_normal(x), 0).astype(np.float32))
-    assert filtered[0] <= max(2.5 * direct[0], 5e-7)
+    ratio, least = WORST.get((tile, kernel), OTHERS)
+    assert filtered[0] <= max(ratio * direct[0], least)
     assert filtered[1] <= 1e-4
 
 
