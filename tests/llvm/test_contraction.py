@@ -5,6 +5,7 @@ Higham, Accuracy and Stability, section 3.1), so that is the tolerance. One more
 """
 
 import ctypes
+import math
 import re
 from dataclasses import replace
 
@@ -41,6 +42,7 @@ from graphc.schedule.expr import Aff, const, guard, load
 from graphc.schedule.kernels import ACC, Access, Contraction, Store
 from graphc.schedule.layout import Buffer, Layout
 from graphc.schedule.normal import flatten_contraction
+from graphc.schedule.traits import CPU
 
 HOST = target.host()
 # every width and register count that tiles are made for; LLVM cuts vectors that this machine does not have
@@ -221,6 +223,18 @@ def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead,
 def test_a_column_of_results_does_not_crowd_in_few_sets(columns, chunks):
     """2048 rows 72 or 96 lines apart: in 64 of 512 sets, or in 16, which four tiles of six rows have to share."""
     assert planned(matmul(2048, columns, 384)).chunks == chunks
+
+
+@pytest.mark.parametrize(("turned", "layout", "share"), [
+    (False, Layout.plain(2), 1 / 2),
+    (False, CPU.layouts[2], 1 / 6),
+    (True, CPU.layouts[2], 3 / 10),
+])  # fmt: skip
+def test_pieces_of_x_are_smaller_where_it_lies_in_panels(turned, layout, share):
+    machine = target.x86_64_v3()
+    kernel, buffers = matmul(1024, 576, 384, turned=turned)
+    buffers["x"] = replace(buffers["x"], layout=layout)
+    assert planned((kernel, buffers)).chunks == math.ceil(buffers["x"].bytes / int(machine.l2_bytes * share))
 
 
 @pytest.mark.parametrize(("case", "copied"), [
