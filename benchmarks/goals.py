@@ -68,21 +68,25 @@ def goals_of(part: str, threads: int) -> Goals:
 # "part-threads/row" -> why the row misses its goal, found by measurement. Rows that meet theirs show no reason.
 VGG16 = (
     "alone on the machine 117 to 121 ms: its products need 80 at the measured peak, the linear layers 22 for 494 MB at "
-    "the memory's rate; F(6x6, 3x3) would need 14 % fewer multiply-adds, at four times the rounding error, more than "
-    "precision allows"
+    "the memory's rate. Tiles of 8x8, for F(6x6, 3x3), or of 6x8 were tried: the whole network took 1.02 to 1.04 of "
+    "the time, as tiles no longer divide the maps, their transforms are dearer and a step leaves the second-level cache"
 )
-UNET = "alone on the machine 90 ms, of which its products would need 77 at the measured peak"
+UNET = (
+    "alone on the machine 90 ms, of which its products would need 77 at the measured peak; larger tiles took 1.02 to "
+    "1.24 of the time, as on vgg16, and those of 8x8 lose more precision than is allowed"
+)
 VIT_STEP = (
-    "its multiply-adds alone need 1,145 ms of one core at the measured peak; when the machine is calm, the step takes "
-    "1,340, PyTorch's 1,500"
+    "its multiply-adds need 1,157 ms of one core at 95 GFLOP/s, the step takes about 1,400 then: GELU and its slope 34 "
+    "more than their product, attention 45, AdamW in the weight gradients 45, packs, sums and norms 50; PyTorch's "
+    "large products run at 79 to 92 % of that peak"
 )
 PRODUCTS = "direct products run at 85 to 98 % of the FMA peak alone on the machine, which leaves little to win"
-ALEXNET = "the linear layers stream 235 MB at the memory's rate: 8 of 18 ms"
+ALEXNET = "the linear layers stream 235 MB at the memory's rate: 8 of 16 ms"
 RESNET18 = (
-    "alone on the machine 22 ms: 5.3 for the last stage's products, whose 54 MB of transformed weights come from "
-    "memory, 6.5 for the first and the strided convolutions, which have no Winograd form"
+    "alone on the machine 18 to 20 ms: 4.3 for the last stage's products, whose 54 MB of transformed weights come from "
+    "memory, 3.7 for three 3x3 convolutions of stride 2, where Winograd's filtering saved no time"
 )
-MEAN = "vgg16, above all: with 1.6 there the mean would be 1.31"
+MEAN = "resnet50, mobilenet_v1 and vit_s16 are products near the FMA peak in the peers as well, and keep the mean down"
 DIRECT = "training takes direct convolutions; Winograd only inference"
 STRIDED = "products run along rows of the image, of whose columns a third is wanted: 2.2 of 2.6 us"
 REASONS: dict[str, str] = {

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from time import perf_counter
 
 from graphc.cache import CODE
@@ -51,7 +53,7 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
     entries: dict[str, bytes | Future[bytes]] = {}
     codes: dict[str, PieceCode] = {}
     with ThreadPoolExecutor(min(MOST_THREADS, processors())) as compilers:
-        for piece in sorted({p.key: p for p in pieces}.values(), key=last_to_emit):
+        for piece in in_turns({p.key: p for p in pieces}.values()):
             kept = CODE.get(piece.key)
             if kept is not None:
                 arguments, units = json.loads(kept.partition(b"\n")[0])
@@ -75,10 +77,14 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
     return Objects(code, len(schedule.kernels), len(fresh), emission, perf_counter() - start)
 
 
-def last_to_emit(piece: Piece) -> tuple[bool, int]:
-    """Contractions take LLVM longer than they take us, expressions the other way round: from first to last, LLVM always
-    has something to do, and little once all is emitted."""
-    return not isinstance(piece.kernel, Contraction), piece.size
+def in_turns(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Contractions and expressions by turns, large expressions first. Contractions take LLVM longer than they take us,
+    expressions the other way round: so LLVM always has something to do, and little once all is emitted."""
+    groups: tuple[list[Piece], list[Piece]] = ([], [])
+    for piece in sorted(pieces, key=lambda p: p.size):
+        groups[not isinstance(piece.kernel, Contraction)].append(piece)
+    contractions, expressions = groups
+    return (p for pair in zip_longest(contractions, expressions[::-1]) for p in pair if p)
 
 
 def compiled(key: str, facts: list, text: str, target: Target) -> bytes:

@@ -20,7 +20,9 @@ from graphc.ops.winograd import FORMS, WinogradInput, WinogradOutput, WinogradWe
 # through the caches, transforms included. Measured on x86 cores with AVX2: 50 GMAC/s, 20 GB/s and 40 GB/s.
 WEIGHT_BYTE = 2.5
 TILE_BYTE = 1.5
-DEAR = {(5, 3): 2.0, (3, 5): 1.5}  # tiles that pass through transforms of 7 points, which take more arithmetic
+# For tiles of so many inputs each way, whose transforms take more arithmetic, and longer to compile: LeNet-5's second
+# convolution would save 14 of 165 us with them, and add an eighth to the time of compiling the network.
+DEAR = {7: 2.0}
 FEWEST_CHANNELS = 16  # fewer leave the vectors half empty
 FEWEST_PHASES = 12  # of channels, that is those of three colours at stride 2
 LANES = 16  # phases are made up to whole vectors of channels
@@ -70,7 +72,7 @@ def best_tile(node: Node) -> int | None:
     taps, summed = taps_of(k, stride), stride**2 * c
     for tile in (tile for tile, kernel in FORMS if kernel == taps):
         tiles = image[0] * math.prod(-(-n // tile) for n in image[2:])
-        passes = DEAR.get((tile, taps), 1) * 2 * 4 * tiles * (o + summed)  # bytes: written once, read once
+        passes = DEAR.get(tile + taps - 1, 1) * 2 * 4 * tiles * (o + summed)  # bytes: written once, read once
         costs[tile] = (tile + taps - 1) ** 2 * (tiles * o * summed + TILE_BYTE * passes + 4 * WEIGHT_BYTE * o * summed)
         if stride > 1:
             costs[tile] += TILE_BYTE * 2 * 4 * tiles * tile**2 * summed

@@ -88,10 +88,8 @@ def _ends(points: tuple[int, ...]) -> tuple[int, ...]:
     return points if len(points) <= 2 else max(pairwise(points), key=lambda p: p[1] - p[0])
 
 
-def _bounds(stage: Stage) -> Iterator[Bound]:
-    for o in stage.outs:
-        for e in walk(o.expr):
-            if e.op == "guard":
-                yield from e.attr
-        if isinstance(o, Store):
-            yield from o.valid
+def _bounds(stage: Stage) -> dict[Bound, None]:
+    """Each bound of the stage's guards and stores once."""
+    guards = [e.attr for e in walk(*(o.expr for o in stage.outs)) if e.op == "guard"]
+    valid = [o.valid for o in stage.outs if isinstance(o, Store)]
+    return dict.fromkeys(bound for bounds in (*guards, *valid) for bound in bounds)

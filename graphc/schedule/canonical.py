@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 
 from .expr import Aff, E, const, guard, loads, substitute_axes, walk
@@ -153,7 +154,8 @@ def divisible(index: Aff | E, by: int, multiples: Mapping[str, int]) -> bool:
     return index.op == "mul" and any(divisible(a, by, multiples) for a in index.args)
 
 
-def stage_accesses(stage: Stage) -> list[tuple[str, Aff | E, bool]]:
+@lru_cache(maxsize=128)
+def stage_accesses(stage: Stage) -> tuple[tuple[str, Aff | E, bool], ...]:
     """(buffer, offset, whether it is a store) of a stage; stores first."""
     out: list[tuple[str, Aff | E, bool]] = []
     roots = []
@@ -162,7 +164,7 @@ def stage_accesses(stage: Stage) -> list[tuple[str, Aff | E, bool]]:
         if isinstance(o, Store):
             out.append((o.buffer, o.indices[0], True))
             roots += [i for i in o.indices if isinstance(i, E)]
-    return out + [(e.attr[0], e.attr[1][0], False) for e in loads(*roots)]
+    return (*out, *((e.attr[0], e.attr[1][0], False) for e in loads(*roots)))
 
 
 def _node_affs(e: E) -> Iterator[Aff]:

@@ -108,10 +108,10 @@ def test_small_maps_take_small_tiles():
     assert best_tile(conv((1, 64, 56, 56), 64, padding=(1, 1)).nodes[0]) == 4
 
 
-def test_kernels_of_5x5_take_tiles_of_3x3():
-    """The second convolutions of AlexNet and LeNet-5; they take 0.27 and 0.5 of the direct one's time on a Zen 3."""
+def test_kernels_of_5x5_take_tiles_of_3x3_where_there_is_much_to_do():
+    """The second convolutions of AlexNet and LeNet-5; they take 0.27 and 0.56 of the direct one's time on a Zen 3."""
     assert best_tile(conv((1, 64, 27, 27), 192, 5, padding=(2, 2)).nodes[0]) == 3
-    assert best_tile(conv((1, 20, 14, 14), 50, 5, padding=(2, 2)).nodes[0]) == 3
+    assert best_tile(conv((1, 20, 14, 14), 50, 5, padding=(2, 2)).nodes[0]) == 2
 
 
 @pytest.mark.parametrize("size", [13, 14])
