@@ -143,11 +143,15 @@ def machine() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the working tree, with a + where it has changes; empty outside a repository."""
-    folder = Path(__file__).parent
+    """The commit of the working tree, with a + where it has changes other than to the page that the figures go to;
+    empty outside a repository."""
+    folder = Path(__file__).parent.parent
     told = [
         subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
-        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        for words in (
+            ["rev-parse", "--short", "HEAD"],
+            ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/performance.md"],
+        )
     ]
     return told[0] + "+" * bool(told[1])
 

@@ -174,8 +174,8 @@ def facts(found: Mapping[str, Sequence[Result]]) -> str:
     """Machine and versions; what differs from run to run, of each."""
     machines = [result["machine"] for results in found.values() for result in results]
     names = dict.fromkeys(name for machine in machines for name in machine if name != "load")
-    lines = [f"- {n}: {', '.join(dict.fromkeys(m[n] for m in machines if m.get(n)))}\n" for n in names]
-    return "".join(lines)
+    told = {n: dict.fromkeys(part for m in machines if m.get(n) for part in m[n].split(", ")) for n in names}
+    return "".join(f"- {n}: {', '.join(parts)}\n" for n, parts in told.items())
 
 
 def page(found: Mapping[str, Sequence[Result]]) -> str:
