@@ -182,9 +182,10 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     threads     how many threads a call uses, 1 to 1024; the result's bits do not depend on it
     cpu         "native", or a level such as "x86-64-v3"
     precision   "fast" computes convolutions, those with 3x3 to 5x5 taps for each pixel of a stride, by Winograd's
-                filtering where that is less work, which rounds about twice as much as "exact"; both stay within 1e-5
-                of the output's scale on every network of the zoo. On a GPU "fast" multiplies by the tensor cores, which
-                round operands to tf32 (10 bits), "bf16" likewise to bfloat16 (7 bits), and "exact" in float32
+                filtering where that is less work. One convolution then rounds up to five times as much as "exact",
+                the outputs of the zoo's networks about as much; both stay within 1e-5 of the output's scale there. On a
+                GPU "fast" multiplies by the tensor cores, which round operands to tf32 (10 bits), "bf16" likewise to
+                bfloat16 (7 bits), and "exact" in float32
     preprocess  arithmetic on the first input that belongs to the program
 
     The result is called with arrays of exactly these shapes and types, and gives an array, or a tuple of them. Weights

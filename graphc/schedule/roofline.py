@@ -1,18 +1,19 @@
 """What the kernels of a schedule have to do, and how near their times are to what the machine can do.
 
-The roofline of a kernel is the time in which its multiply-adds run at the peak and its buffers are read once from the
-nearest memory that holds them all, whichever is longer. A kernel may beat it: by an algorithm with fewer multiply-adds,
-or by touching only a part of a buffer. Backends measure; tables and JSON are made here.
+The roofline of a kernel is the time in which its multiply-adds run at the peak and what it touches is read once from
+the nearest memory that holds it all, whichever is longer. Backends measure; tables and JSON are made here.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels import Schedule, reads, writes
-from .layout import NUMPY, Buffer
+from .expr import E
+from .kernels import Kernel, Schedule, accesses, bodies, extents, reads, writes
+from .layout import ITEMSIZE, NUMPY, Buffer
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Work:
-    """One kernel: its multiply-adds, and bytes of the buffers it touches."""
+    """One kernel: its multiply-adds, and the bytes that it reads or writes, each once."""
 
     name: str
     kind: str
@@ -64,13 +65,27 @@ def works(schedule: Schedule) -> list[Work]:
     """What each kernel has to do."""
     found = []
     for kernel in schedule.kernels:
-        touched = {schedule.root(b) for b in (*reads(kernel), *writes(kernel))}
-        kind, size = (
-            getattr(kernel, "kind", type(kernel).__name__.lower()),
-            sum(schedule.buffers[b].bytes for b in touched),
-        )
-        found.append(Work(kernel.name, kind, getattr(kernel, "macs", 0), size))
+        kind = getattr(kernel, "kind", type(kernel).__name__.lower())
+        found.append(Work(kernel.name, kind, getattr(kernel, "macs", 0), touched(kernel, schedule)))
     return found
+
+
+def touched(kernel: Kernel, schedule: Schedule) -> int:
+    """Bytes of what the kernel reads and writes outside of itself: of each buffer as many elements as the axes of its
+    indices can reach, and no more than it has. So the margins that a kernel zeroes count, not the image within."""
+    outside, reached = {*reads(kernel), *writes(kernel)}, dict[str, int]()
+    for body in bodies(kernel):
+        sizes = extents(body)
+        for name, indices, _ in accesses(body):
+            if name not in outside:
+                continue
+            root = schedule.root(name)
+            whole = schedule.buffers[root].bytes
+            computed = any(isinstance(i, E) for i in indices)
+            axes = () if computed else {a for i in indices for a in i.axes}
+            size = whole if computed else math.prod(sizes[a] for a in axes) * ITEMSIZE[schedule.buffers[name].dtype]
+            reached[root] = min(whole, reached.get(root, 0) + size)
+    return sum(reached.values())
 
 
 def drawn(b: Buffer) -> np.ndarray:
