@@ -125,7 +125,7 @@ void print_help(FILE *out, const char *command) {
     else
         fputs(" (default: every CPU it may use)\n", out);
     fputs("  --bench N          time N runs\n"
-          "  --profile          time every kernel: us, share of all, GFLOP/s, size of its buffers, GB/s,\n"
+          "  --profile          time every kernel: us, share of all, GFLOP/s, kB that it reaches, GB/s,\n"
           "                     share of what this machine can do at most (waking threads included)\n"
           "  --selftest         run the stored test vectors and compare every bit\n"
           "  --info             describe the network, its kernels and its memory\n"
