@@ -63,6 +63,7 @@ class Op:
     vjp = None  # (inputs, outputs, gradients of outputs) -> gradients of inputs; tensors in, tensors or None out
     decompose = None  # (*inputs) -> tuple of tensors in simpler ops, or None where the op already is simple
     lower = None  # (kernel builder): adds loops or a contraction
+    part = None  # (region of the result, *operand types) -> `Part` of graphc/ops/regions.py
     view = None  # (operand type, result indices) -> operand indices, or None where that is not affine
 
     def attributes(self) -> dict[str, object]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
 
+from .regions import Part, Region, follow
+
 Pair = tuple[int, int]
 
 
@@ -48,6 +50,12 @@ class MatMul(Op):
 
     def cost(self, a: TensorType, b: TensorType) -> Cost:
         return Cost(macs=self.infer(a, b)[0].elements * self.sizes(a, b)[1])
+
+    def part(self, region: Region, a: TensorType, b: TensorType) -> Part:
+        *batch, m, n = range(a.rank)
+        left = (None, m) if self.transpose_a else (m, None)
+        right = (n, None) if self.transpose_b else (None, n)
+        return follow(self, region, [a, b], [[*batch, *left], [*batch, *right]])
 
     def vjp(self, x, y, dy):
         (a, b), g = x, dy[0]
@@ -99,6 +107,10 @@ class Linear(Op):
     def cost(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> Cost:
         out = self.infer(x, w, b)[0].elements
         return Cost(macs=out * w.shape[1], other=out if b else 0)
+
+    def part(self, region: Region, *types: TensorType) -> Part:
+        *rows, n = range(types[0].rank)
+        return follow(self, region, types, [[*rows, None], [n, None], [n]][: len(types)])
 
     def decompose(self, x, w, b=None):
         y = x.reshape(-1, x.shape[-1]).apply(MatMul(False, True), w)
@@ -190,6 +202,13 @@ class Conv2d(Convolution):
     def cost(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> Cost:
         out = self.infer(x, w, b)[0].elements
         return Cost(macs=out * math.prod(w.shape[1:]), other=out if b else 0)
+
+    def part(self, region: Region, *types: TensorType) -> Part:
+        """Of images, and of output channels where there are no groups."""
+        channel = 1 if self.groups == 1 else None
+        return follow(
+            self, region, types, [[0, None, None, None], [channel, None, None, None], [channel]][: len(types)]
+        )
 
     def vjp(self, x, y, dy):
         g = dy[0]

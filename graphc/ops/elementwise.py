@@ -12,6 +12,8 @@ import numpy as np
 
 from graphc.ir import NUMPY, Cost, Op, ShapeError, TensorType, dims, require
 
+from .regions import Part, Region, follow
+
 
 class Elementwise(Op):
     """`out[i] = expr(x[i], ...)` over the broadcast shape. Subclasses give `expr`, `reference` and `vjp`."""
@@ -44,6 +46,10 @@ class Elementwise(Op):
 
     def cost(self, *types: TensorType) -> Cost:
         return Cost(other=self.primitives * self.infer(*types)[0].elements)
+
+    def part(self, region: Region, *types: TensorType) -> Part:
+        axes = ([len(region) - t.rank + d if n > 1 else None for d, n in enumerate(t.shape)] for t in types)
+        return follow(self, region, types, list(axes))
 
 
 def show(types) -> str:

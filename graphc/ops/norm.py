@@ -9,6 +9,8 @@ import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
 
+from .regions import Part, Region, follow, follow_except
+
 
 def channels(v, x):
     """A vector over the channels of x (dimension 1), shaped to broadcast against x."""
@@ -106,6 +108,9 @@ class BatchNormInference(Op):
     def cost(self, x: TensorType, *_) -> Cost:
         return Cost(other=2 * x.elements)
 
+    def part(self, region: Region, *types: TensorType) -> Part:
+        return follow(self, region, types, [range(types[0].rank), *([1] for _ in types[1:])])
+
     def scale_shift(self, weight, bias, mean, var):
         """Vectors with y = x * scale + shift."""
         scale = weight / (var + self.eps).sqrt()
@@ -139,6 +144,9 @@ class Standardize(Op):
 
     def cost(self, x: TensorType) -> Cost:
         return Cost(other=6 * x.elements)
+
+    def part(self, region: Region, x: TensorType) -> Part:
+        return follow_except(self, region, x, self.axes)
 
     def parts(self, x):
         """x - mean, and 1 / sqrt(var + eps). Equal expressions in forward and backward are computed once."""
@@ -177,6 +185,9 @@ class Softmax(Op):
     def cost(self, x: TensorType) -> Cost:
         return Cost(other=5 * x.elements)
 
+    def part(self, region: Region, x: TensorType) -> Part:
+        return follow_except(self, region, x, (self.axis,))
+
     def decompose(self, x):
         e = (x - x.max(self.axis, keepdim=True)).exp()
         return (e * (1.0 / e.sum(self.axis, keepdim=True)),)  # one division a row
@@ -192,7 +203,7 @@ class LogSoftmax(Op):
     name = "log_softmax"
     axis: int
 
-    infer, cost = Softmax.infer, Softmax.cost
+    infer, cost, part = Softmax.infer, Softmax.cost, Softmax.part
 
     def reference(self, x):
         shifted = x - x.max(self.axis, keepdims=True)
@@ -254,6 +265,9 @@ class CrossEntropy(Op):
 
     def cost(self, scores: TensorType, labels: TensorType) -> Cost:
         return Cost(other=6 * scores.elements)
+
+    def part(self, region: Region, scores: TensorType, labels: TensorType) -> Part:
+        return follow(self, region, [scores, labels], [[0, None], [0]])
 
     def decompose(self, scores, labels):
         shifted = scores - scores.max(1, keepdim=True)

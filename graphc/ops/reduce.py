@@ -8,6 +8,8 @@ import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, require
 
+from .regions import Part, Region, follow
+
 
 @dataclass(frozen=True)
 class Reduction(Op):
@@ -26,6 +28,11 @@ class Reduction(Op):
 
     def cost(self, x: TensorType) -> Cost:
         return Cost(other=x.elements)
+
+    def part(self, region: Region, x: TensorType) -> Part:
+        kept = iter(range(len(region)))
+        places = [next(kept) if self.keepdim or d not in self.axes else None for d in range(x.rank)]
+        return follow(self, region, [x], [[None if d in self.axes else p for d, p in enumerate(places)]])
 
     def spread(self, t, x):
         """A result-shaped tensor with the reduced axes back as extent 1, so that it broadcasts against x."""
@@ -98,6 +105,10 @@ class ArgMax(Op):
 
     def vjp(self, x, y, dy):
         return (None,)
+
+    def part(self, region: Region, x: TensorType) -> Part:
+        kept = iter(range(len(region)))
+        return follow(self, region, [x], [[None if d == self.axis else next(kept) for d in range(x.rank)]])
 
     def lower(self, k) -> None:
         at = k.axes(k.inputs[0].shape)

@@ -15,6 +15,8 @@ import numpy as np
 
 from graphc.ir import NUMPY, Op, TensorType, dims, require
 
+from .regions import Part, Region, extents, follow, follow_except, reshaped
+
 
 @dataclass(frozen=True)
 class Constant(Op):
@@ -82,6 +84,10 @@ class Reshape(Op):
     def vjp(self, x, y, dy):
         return (dy[0].reshape(x[0].shape),)
 
+    def part(self, region: Region, x: TensorType) -> Part:
+        source, result = reshaped(region, x.shape, self.shape)
+        return Part(Reshape(extents(result)), result, (source,))
+
     def view(self, x: TensorType, indices):
         """Affine where every input extent is a product of consecutive output extents (splits, unit dimensions)."""
         out, result = 0, []
@@ -114,6 +120,9 @@ class Transpose(Op):
     def vjp(self, x, y, dy):
         return (dy[0].permute(tuple(int(a) for a in np.argsort(self.axes))),)
 
+    def part(self, region: Region, x: TensorType) -> Part:
+        return follow(self, region, [x], [[self.axes.index(d) for d in range(x.rank)]])
+
     def view(self, x: TensorType, indices):
         return tuple(indices[self.axes.index(d)] for d in range(x.rank))
 
@@ -128,7 +137,7 @@ class Slice(Op):
     step: tuple[int, ...]
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        ranges = list(zip(self.start, self.stop, self.step, strict=True))
+        ranges = list(self.ranges())
         require(len(ranges) == x.rank, f"slice with {len(ranges)} ranges of a tensor of {x.rank} dimensions")
         for (a, b, s), n in zip(ranges, x.shape, strict=True):
             require(0 <= a <= b <= n and s > 0, f"slice {a}:{b}:{s} is outside a dimension of extent {n}")
@@ -141,6 +150,13 @@ class Slice(Op):
         ends = [a + (n - 1) * s + 1 if n else a for a, n, s in zip(self.start, y[0].shape, self.step, strict=True)]
         after = tuple(n - e for n, e in zip(x[0].shape, ends, strict=True))
         return (pad(dy[0], self.start, after, tuple(s - 1 for s in self.step)),)
+
+    def part(self, region: Region, x: TensorType) -> Part:
+        read = (range(*ends)[r.start : r.stop : r.step] for ends, r in zip(self.ranges(), region, strict=True))
+        return Part(None, region, (tuple(read),))
+
+    def ranges(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self.start, self.stop, self.step, strict=True)
 
     def view(self, x: TensorType, indices):
         return tuple(i * s + a for i, s, a in zip(indices, self.step, self.start, strict=True))
@@ -179,6 +195,11 @@ class Pad(Op):
             for n, b, i in zip(x[0].shape, self.before, self.interior, strict=True)
         )
         return (dy[0][inside],)
+
+    def part(self, region: Region, x: TensorType) -> Part:
+        """Of dimensions in which nothing is put."""
+        widths = zip(self.before, self.after, self.interior, strict=True)
+        return follow_except(self, region, x, [d for d, put in enumerate(widths) if any(put)])
 
     def lower(self, k) -> None:
         """One kernel for each group of residues modulo interior + 1 with equal extents, each residue a store: every
@@ -246,6 +267,9 @@ class Concat(Op):
             start += t.shape[self.axis]
         return tuple(grads)
 
+    def part(self, region: Region, *types: TensorType) -> Part:
+        return follow(self, region, types, [[None if d == self.axis else d for d in range(t.rank)] for t in types])
+
     def lower(self, k) -> None:
         start = 0
         for i, t in enumerate(k.inputs):
@@ -273,6 +297,12 @@ class Expand(Op):
 
     def vjp(self, x, y, dy):
         return dy  # the caller sums gradients back to the operand's shape
+
+    def part(self, region: Region, x: TensorType) -> Part:
+        operand = follow(
+            self, region, [x], [[len(region) - x.rank + d if n > 1 else None for d, n in enumerate(x.shape)]]
+        )
+        return Part(Expand(extents(region)), region, operand.operands)
 
     def view(self, x: TensorType, indices):
         tail = indices[len(indices) - x.rank :]

@@ -15,6 +15,8 @@ import numpy as np
 
 from graphc.ir import NUMPY, Cost, Op, TensorType, dims, require
 
+from .regions import Part, Region, follow_except
+
 Pair = tuple[int, int]
 MOST_STORES = 64  # of a gradient kernel that writes a window at a time
 
@@ -181,6 +183,9 @@ class MaxPool2d(Window):
     def vjp(self, x, y, dy):
         return (dy[0].apply(MaxPool2dGrad(*self.geometry(), x[0].shape[2:]), y[1]),)
 
+    def part(self, region: Region, x: TensorType) -> Part:
+        return follow_except(self, region, x, (2, 3))
+
     def lower(self, k) -> None:
         at, tap, element = self.window_loads(k, 0, -math.inf)
         if not k.wanted(1):
@@ -282,6 +287,8 @@ class SumPool2d(Window):
 
     def vjp(self, x, y, dy):
         return (dy[0].apply(SumPool2dGrad(*self.geometry(), x[0].shape[2:])),)
+
+    part = MaxPool2d.part
 
     def lower(self, k) -> None:
         at, tap, element = self.window_loads(k, 0, 0.0)

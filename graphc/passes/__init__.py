@@ -14,6 +14,7 @@ from .fold_constants import fold_constants
 from .freeze_weights import freeze_weights
 from .infer import infer
 from .inference_mode import inference_mode
+from .narrow import narrow
 from .runner import run_passes
 from .simplify import simplify
 from .use_winograd import use_winograd
@@ -22,6 +23,7 @@ from .use_winograd import use_winograd
 INFERENCE = (
     inference_mode,  # dropout and batch statistics go before anything is spent on them
     freeze_weights,  # nothing trains from here on: weights are constants
+    narrow,  # what no output needs is not computed, and need not be looked at
     simplify,  # identities in the user's code, so that patterns lie bare
     fold_batch_norm,  # while convolutions and norms can still be told
     decompose,  # to the ops that have loops
@@ -35,6 +37,7 @@ INFERENCE = (
 FAST_INFERENCE = (
     inference_mode,
     freeze_weights,
+    narrow,
     simplify,
     fold_batch_norm,
     decompose,
@@ -73,6 +76,7 @@ __all__ = [
     "grad",
     "infer",
     "inference_mode",
+    "narrow",
     "report",
     "run_passes",
     "simplify",

@@ -5,32 +5,35 @@ Gradients and moments take the layout of the weight they are computed with, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from graphc.schedule.expr import Aff
+from graphc.schedule.expr import Aff, Extents
 from graphc.schedule.kernels import Contraction, Kernel, Loops, Schedule, accesses, extents
 from graphc.schedule.layout import Layout
 
-from .blocks import FIRST_LAYER, blockable
+from .blocks import FIRST_LAYER, blockable, fills_padding
 
 
 def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dict[str, Layout]:
     """Packed layouts of stored weights, of the gradients contractions compute for them, and of moments."""
     layouts: dict[str, Layout] = {}
-    block = schedule.traits.block
+    block, whole = schedule.traits.block, whole_stores(schedule)
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
             pack = summed if kernel.along_channels else broadcast if kernel.along_rows else packing
             operand = kernel.x if kernel.along_rows else kernel.w
             b = schedule.buffers[operand.buffer]
             stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
-            if stored and b.name not in layouts and (layout := pack(kernel, b.shape, block)):
-                layouts[b.name] = layout
+            if stored and b.name not in layouts:
+                layout = pack(kernel, b.shape, block)
+                if layout and whole(b.name, layout):
+                    layouts[b.name] = layout
     channels = Layout.blocked(4, block, (0,)) if block > 1 else channels_last(4, 0, 1)
     layouts |= {n: channels for n in by_channel(schedule, activations) if n not in layouts}
     for kernel in schedule.kernels:
-        layouts |= followers(schedule, kernel, layouts)
+        layouts |= followers(schedule, kernel, layouts, whole)
     return layouts
 
 
@@ -96,7 +99,29 @@ def by_channel(schedule: Schedule, activations: Mapping[str, Layout]) -> list[st
     return [name for name in found if name not in unfit]
 
 
-def followers(schedule: Schedule, kernel: Kernel, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+def whole_stores(schedule: Schedule) -> Callable[[str, Layout], bool]:
+    """Whether all that is stored into a buffer goes into whole blocks of a layout: not so where it is made of parts,
+    such as a weight that is used in slices when it is updated, and a part ends within a block."""
+    stored: defaultdict[str, list[tuple[tuple[Aff, ...], Extents]]] = defaultdict(list)
+    for kernel in schedule.kernels:
+        for name, at, is_store in accesses(kernel):
+            if is_store:
+                stored[name].append((at, extents(kernel)))
+
+    def whole(name: str, layout: Layout) -> bool:
+        shape, block = schedule.buffers[name].shape, layout.block
+        return all(
+            blockable(at[d], sizes, block) and fills_padding(at[d], shape[d], sizes, block)
+            for at, sizes in stored[name]
+            for d in layout.blocked_dims
+        )
+
+    return whole
+
+
+def followers(
+    schedule: Schedule, kernel: Kernel, layouts: Mapping[str, Layout], whole: Callable[[str, Layout], bool]
+) -> dict[str, Layout]:
     """Buffers that a kernel (a contraction: its epilogue) accesses at the indices of a packed weight take its layout:
     moments, and gradients on their way to an update."""
     operands = (kernel.x.as_load().attr, kernel.w.as_load().attr) if isinstance(kernel, Contraction) else ()
@@ -109,7 +134,8 @@ def followers(schedule: Schedule, kernel: Kernel, layouts: Mapping[str, Layout])
         layout = next((layouts[n] for n in names if n in layouts), None)
         free = (n for n in names if n not in layouts and n not in schedule.aliased)
         if layout is not None:
-            found |= {n: layout for n in free if schedule.buffers[n].place in ("state", "arena")}
+            places = ("state", "arena")
+            found |= {n: layout for n in free if schedule.buffers[n].place in places and whole(n, layout)}
     return found
 
 
