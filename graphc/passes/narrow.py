@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from graphc.ir import Graph, Node, Value
 from graphc.ops import Tensor, apply, interpret
+from graphc.ops.random import Dropout
 from graphc.ops.regions import Part, Region, count, extents, holds, hull, whole
 from graphc.ops.shape import Slice
 
@@ -23,7 +24,8 @@ APART = 0.8
 
 
 def narrow(graph: Graph) -> Graph:
-    parts = parts_read(graph)
+    opened = interpret(graph, open_dropout)
+    parts = parts_read(opened)
     if all(isinstance(node.op, Slice) or all_at_once(node, found) for node, found in parts.items()):
         return graph
     made: dict[Value, list[tuple[Region, Tensor]]] = {}
@@ -41,7 +43,13 @@ def narrow(graph: Graph) -> Graph:
                 made.setdefault(v, []).append((part.result, t))
         return [made[v][0][1] for v in node.outputs]
 
-    return interpret(graph, rule)
+    return interpret(opened, rule)
+
+
+def open_dropout(node: Node, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Dropout with its random numbers, which go by places in the whole tensor, as a tensor of their own: of that parts
+    can be taken."""
+    return node.op.decompose(*inputs) if isinstance(node.op, Dropout) else None
 
 
 def parts_read(graph: Graph) -> dict[Node, list[Part]]:

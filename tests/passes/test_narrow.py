@@ -114,11 +114,10 @@ def test_steps_go_through_reshapes():
 
 
 def test_what_is_asked_for_stays():
-    """Outputs and updates are whole; what mixes all elements, or has numbers by place, reads all."""
+    """Outputs are whole, and so is what an op reads that knows no parts."""
     leaves_alone(
         """
         graph @g(%x: f32[4,3]) {
-          state %key: i32[4]
           %0 = exp(%x) : f32[4,3]
           %1 = slice(%0, start=[0,0], stop=[1,3], step=[1,1]) : f32[1,3]
           return %0, %1
@@ -129,14 +128,44 @@ def test_what_is_asked_for_stays():
     leaves_alone(
         """
         graph @g(%x: f32[4,3]) {
-          state %key: i32[4]
-          %0 = exp(%x) : f32[4,3]
-          %1 = dropout(%0, %key, p=0.5, stream=0) : f32[4,3]
-          %2 = slice(%1, start=[0,0], stop=[1,3], step=[1,1]) : f32[1,3]
+          %0 = argmax(%x, axis=1) : i32[4]
+          %1 = one_hot(%0, classes=5) : f32[4,5]
+          %2 = slice(%1, start=[0,0], stop=[1,5], step=[1,1]) : f32[1,5]
           return %2
         }
         """,
         narrow,
+    )
+
+
+def test_dropout_keeps_its_random_numbers():
+    rewrites(
+        """
+        graph @g(%x: f32[4,3]) {
+          state %key: i32[4]
+          %0 = exp(%x) : f32[4,3]
+          %1 = dropout(%0, %key, p=0.5, stream=7) : f32[4,3]
+          %2 = slice(%1, start=[1,0], stop=[2,3], step=[1,1]) : f32[1,3]
+          return %2
+        }
+        """,
+        narrow,
+        """
+        graph @g(%x: f32[4,3]) {
+          state %key: i32[4]
+          %0 = slice(%x, start=[1,0], stop=[2,3], step=[1,1]) : f32[1,3]
+          %1 = exp(%0) : f32[1,3]
+          %2 = uniform(%key, shape=[4,3], stream=7) : f32[4,3]
+          %3 = constant(values=[0.5], dtype="f32", shape=[]) : f32[]
+          %4 = slice(%2, start=[1,0], stop=[2,3], step=[1,1]) : f32[1,3]
+          %5 = less_equal(%3, %4) : i1[1,3]
+          %6 = constant(values=[2.0], dtype="f32", shape=[]) : f32[]
+          %7 = mul(%1, %6) : f32[1,3]
+          %8 = constant(values=[0.0], dtype="f32", shape=[]) : f32[]
+          %9 = select(%5, %7, %8) : f32[1,3]
+          return %9
+        }
+        """,
     )
 
 
