@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from time import perf_counter
 
 import numpy as np
-from llvmlite import ir
 
 from graphc import nn
-from graphc.backends.llvm import target
+from graphc.backends.llvm import ir, target
 from graphc.backends.llvm.calibrate import Peak, loaded
 from graphc.backends.llvm.kernels.contraction import emit_contraction
 from graphc.driver import traced_graph, training_graph

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
-from llvmlite import ir
 
 import graphc
 from graphc import nn
-from graphc.backends.llvm import target
+from graphc.backends.llvm import ir, target
 from graphc.backends.llvm.calibrate import loaded
 from graphc.backends.llvm.emit import I32, I64, PTR, const, function, loop
 
@@ -83,11 +82,10 @@ class Repeat:
     def __init__(self):
         module = ir.Module("repeat")
         names = ["run", "weights", "state", "inputs", "outputs", "arena", "times"]
-        entry_type = ir.FunctionType(I32, [PTR] * 5 + [I32]).as_pointer()
-        made, b = function(module, "k", [entry_type, *[PTR] * 5, I64], names, linkage="external")
+        made, b = function(module, "k", [*[PTR] * 6, I64], names, linkage="external")
         entry, *memories, times = made.args
         with loop(b, 0, times):
-            b.call(entry, [*memories, const(I32, 1)])
+            b.call(entry, [*memories, const(I32, 1)], I32)
         b.ret_void()
         self.call = loaded(module, target.host(), 6, 1)
 

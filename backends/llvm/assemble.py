@@ -21,13 +21,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from llvmlite import ir
-
 from graphc.schedule.expr import loads
 from graphc.schedule.kernels import Block, Contraction, Kernel, Loops, Schedule, bodies, extents, reads, writes
 from graphc.schedule.places import Place, check_apart, places_of
 from graphc.schedule.scalar import work
 
+from . import ir
 from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
@@ -55,8 +54,7 @@ def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call],
     """The module that runs the kernels: the thread pool, where threads share any of them, and the program's two
     functions. With `stepwise` what a profile needs: NAME_step, which takes the arguments of NAME_run and the number of
     the one kernel to run, and NAME_peak and NAME_read, which find the machine's limits."""
-    module = ir.Module(name)
-    module.triple = target.triple
+    module = ir.Module(name, target.triple)
     shared = any(not c.alone for c in calls)
     close = f"{name}_close"
     pool = emit_pool(module, target, close, brief(schedule)) if shared else _no_pool(module, close)
@@ -269,8 +267,7 @@ def _run(
         module, name, [*types, *(t for _, t in more)], [*names, *(n for n, _ in more)], result=I32, linkage="external"
     )
     memories, threads, rest = made.args[: len(ARGUMENTS)], made.args[len(ARGUMENTS)], made.args[len(names) :]
-    context = b.alloca(ir.ArrayType(PTR, len(memories) + len(rest)), name="memories")
-    context.type = PTR
+    context = stack(b, PTR, len(memories) + len(rest), align=8)
     for k, value in enumerate((*memories, *rest)):
         store_(b, value, context, k)
     if pool:

@@ -15,11 +15,10 @@ from threading import Barrier
 from time import perf_counter
 
 import numpy as np
-from llvmlite import ir
 
 from graphc.schedule.roofline import Limits
 
-from . import jit
+from . import ir, jit
 from .probes import emit_peak, emit_reader, peak_floats, peak_flops, reader_floats
 from .target import Target, cache_bytes
 

@@ -1,4 +1,4 @@
-"""Thin helpers over llvmlite's builder: types, constants, addresses, loads and stores, loops that carry values.
+"""Thin helpers over the builder of instructions: constants, addresses, loads and stores, loops that carry values.
 
 What enters: an `ir.IRBuilder` at some point of a function. What leaves: the builder moved on. Python numbers are folded
 here, in Python, so emitted text is short: a loop of constant extent 0 leaves nothing, one of extent 1 no branch.
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import c_float
 from dataclasses import dataclass
-from functools import lru_cache
-from math import copysign
-
-from llvmlite import ir
 
 from graphc.schedule.expr import Aff
 
-VOID, I1, I8, I16, I32, I64 = ir.VoidType(), *(ir.IntType(n) for n in (1, 8, 16, 32, 64))
-F32, PTR = ir.FloatType(), ir.PointerType()
+from . import ir
+
+VOID, I1, I8, I16, I32, I64, F32, PTR = ir.VOID, ir.I1, ir.I8, ir.I16, ir.I32, ir.I64, ir.F32, ir.PTR
+const, poison, vec = ir.const, ir.poison, ir.vec
 MEMORY = {"f32": F32, "i32": I32, "u8": I8, "i1": I8}  # how an element of each dtype lies in memory
 SIZE = {F32: 4, I32: 4, I8: 1, I64: 8, I16: 2, PTR: 8}
 
@@ -38,55 +35,17 @@ class KernelCode:
 # types and constants
 
 
-def vec(element: ir.Type, lanes: int) -> ir.Type:
-    return ir.VectorType(element, lanes)
-
-
-class _Splat(ir.Constant):
-    """A vector constant with equal lanes, printed short."""
-
-    def _get_reference(self) -> str:
-        first = self.constant[0]
-        return f"splat ({first.type} {first.get_reference()})"
-
-
-class _Poison(ir.Constant):
-    """A vector of no particular lanes, to insert into."""
-
-    def _get_reference(self) -> str:
-        return "poison"
-
-
-def const(type_: ir.Type, value: float | int | Sequence) -> ir.Constant:
-    """A constant; on a vector type one value fills all lanes. Floats round to float32 first (overflow gives inf)."""
-    if not isinstance(value, Sequence):
-        return _constant(type_, value, isinstance(value, float) and copysign(1, value) < 0)
-    return ir.Constant(type_, [c_float(v).value for v in value] if element_of(type_) == F32 else value)
-
-
-@lru_cache(1 << 14, typed=True)  # half of what is emitted are constants, most of them seen before
-def _constant(type_: ir.Type, value: float | int | None, negative: bool) -> ir.Constant:
-    """`negative` tells apart zeros, which are equal otherwise."""
-    value = c_float(value).value if element_of(type_) == F32 else value
-    return _Splat(type_, value) if isinstance(type_, ir.VectorType) else ir.Constant(type_, value)
-
-
-@lru_cache(64)
-def poison(vector: ir.VectorType) -> ir.Constant:
-    return _Poison(vector, ir.Undefined)
-
-
 def i64(x: Number) -> ir.Value:
     return const(I64, x) if isinstance(x, int) else x
 
 
 def lanes_of(value: ir.Value) -> int | None:
     """The number of lanes of a vector value, None for a scalar."""
-    return value.type.count if isinstance(value.type, ir.VectorType) else None
+    return value.type.lanes
 
 
 def element_of(type_: ir.Type) -> ir.Type:
-    return type_.element if isinstance(type_, ir.VectorType) else type_
+    return type_.element
 
 
 def like(type_: ir.Type, lanes: int | None) -> ir.Type:
@@ -131,7 +90,7 @@ def parts(x: Number) -> tuple[ir.Value | None, int]:
     """x = value + number, as `add` put it together; no value where x is known."""
     if isinstance(x, int):
         return None, x
-    if isinstance(x, ir.Instruction) and x.opname == "add" and isinstance(x.operands[1], ir.Constant):
+    if isinstance(x, ir.Instruction) and x.op == "add" and isinstance(x.operands[1], ir.Constant):
         value, number = parts(x.operands[0])
         return value, number + x.operands[1].constant
     return x, 0
@@ -167,7 +126,7 @@ def address(b: ir.IRBuilder, pointer: ir.Value, element: ir.Type, offset: Number
     """The address of element number `offset`."""
     if isinstance(offset, int) and offset == 0:
         return pointer
-    return b.gep(pointer, [i64(offset)], inbounds=True, source_etype=element)
+    return b.gep(pointer, i64(offset), element, inbounds=True)
 
 
 def intrinsic(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value], suffix: str = "") -> ir.Value:
@@ -175,15 +134,13 @@ def intrinsic(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Val
     full = f"llvm.{name}{suffix}"
     declared = b.module.globals.get(full)
     if declared is None:
-        declared = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), full)
+        declared = ir.Function(b.module, full, result, [a.type for a in args])
     return b.call(declared, args)
 
 
 def overload(type_: ir.Type) -> str:
     """How LLVM spells a type inside an intrinsic's name."""
-    if isinstance(type_, ir.VectorType):
-        return f".v{type_.count}{type_.element.intrinsic_name}"
-    return f".{type_.intrinsic_name}"
+    return f".{type_.overload}"
 
 
 def load_(
@@ -200,7 +157,7 @@ def load_(
     place, align = address(b, pointer, element, offset), aligned or SIZE[element]
     type_ = like(element, lanes)
     if mask is None:
-        return b.load(place, align=align, typ=type_)
+        return b.load(place, type_, align)
     # this form with an alignment operand is read by every LLVM so far; newer ones rewrite it
     args = [place, const(I32, align), mask, const(type_, 0)]
     return intrinsic(b, "masked.load", type_, args, overload(type_) + ".p0")
@@ -218,14 +175,14 @@ def store_(
     element = element_of(value.type)
     place, align = address(b, pointer, element, offset), aligned or SIZE[element]
     if mask is None:
-        b.store(value, place, align=align)
+        b.store(value, place, align)
     else:
         intrinsic(b, "masked.store", VOID, [value, place, const(I32, align), mask], overload(value.type) + ".p0")
 
 
 def beyond(b: ir.IRBuilder, pointer: ir.Value, offset: Number) -> ir.Value:
     """The address `offset` bytes after `pointer`, which may lie outside of every object."""
-    return b.gep(pointer, [i64(offset)], source_etype=I8)
+    return b.gep(pointer, i64(offset), I8)
 
 
 def prefetch(b: ir.IRBuilder, place: ir.Value, written: bool = False) -> None:
@@ -237,11 +194,7 @@ def prefetch(b: ir.IRBuilder, place: ir.Value, written: bool = False) -> None:
 
 def stack(b: ir.IRBuilder, element: ir.Type, count: int, align: int = 64) -> ir.Value:
     """Room for `count` elements in the function's frame, reserved once at its entry."""
-    with b.goto_entry_block():
-        room = b.alloca(ir.ArrayType(element, count))
-    room.align = align
-    room.type = PTR  # llvmlite types it by its element, which would refuse vector stores
-    return room
+    return b.alloca(ir.array(element, count), align)
 
 
 def fma(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
@@ -253,9 +206,7 @@ def freeze(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The same value, where LLVM does not look behind it. Of addresses that a loop starts from: what it knows of their
     arithmetic it would take apart and try to spread over the loop's registers in some other way, which takes half the
     time of compiling a contraction and does not make it faster."""
-    frozen = ir.Instruction(b.block, value.type, "freeze", [value])
-    b._insert(frozen)
-    return frozen
+    return b.freeze(value)
 
 
 # control
@@ -373,11 +324,6 @@ def _discarded(b: ir.IRBuilder) -> Iterator[None]:
 # functions
 
 
-def attribute(attributes: set, text: str) -> None:
-    """Adds an attribute that llvmlite's own list of names does not know."""
-    set.add(attributes, text)
-
-
 def function(
     module: ir.Module,
     name: str,
@@ -392,16 +338,12 @@ def function(
 ) -> tuple[ir.Function, ir.IRBuilder]:
     """A function and a builder at its entry. `noalias` and `readonly` name pointer arguments, `align` gives the known
     alignment of some in bytes."""
-    made = ir.Function(module, ir.FunctionType(result, arg_types), name)
-    made.linkage = linkage
-    made.attributes.add("nounwind")
+    attributes = [
+        " ".join(word for word, given in (("noalias", n in noalias), ("readonly", n in readonly)) if given)
+        + (f" align {align[n]}" if align and n in align else "")
+        for n in arg_names
+    ]
     # vectors are explicit; without this an Intel AVX-512 core would cut 512-bit ones in two
-    attribute(made.attributes, '"prefer-vector-width"="512"')
-    for argument, text in zip(made.args, arg_names, strict=True):
-        argument.name = text
-        if text in noalias:
-            argument.attributes.add("noalias")
-        if text in readonly:
-            attribute(argument.attributes, "readonly")
-        argument.attributes.align = (align or {}).get(text, 0)
+    own = '"prefer-vector-width"="512" nounwind'
+    made = ir.Function(module, name, result, arg_types, arg_names, attributes, own, linkage)
     return made, ir.IRBuilder(made.append_basic_block("entry"))

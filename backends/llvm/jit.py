@@ -1,6 +1,6 @@
 """From LLVM IR to machine code: optimise, assemble into an object file, load it into this process.
 
-What enters: a module (llvmlite's, or text) and a target. What leaves: the bytes of a relocatable object, which an
+What enters: a module (or its text) and a target. What leaves: the bytes of a relocatable object, which an
 executable links and this process loads just as they are, so both run the same instructions. Modules may be compiled on
 several threads at once.
 """
@@ -14,9 +14,9 @@ from itertools import count
 from threading import Lock, local
 
 import llvmlite.binding as llvm
-from llvmlite import ir
 from llvmlite.binding import ffi
 
+from . import ir
 from .target import Target
 
 # Kernels are emitted tiled, unrolled and vectorised, so that a few passes do: lenet5, resnet18 and a training step run

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 
-from llvmlite import ir
-
+from . import ir
 from .emit import I32, const, fma, lanes_of, like
 
 INF, NAN = math.inf, math.nan

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from llvmlite import ir
-
 from graphc.schedule.anonymous import anonymous, described
 from graphc.schedule.kernels import Contraction, Kernel, Loops
 from graphc.schedule.layout import Buffer
 
-from . import keys
+from . import ir, keys
 from .emit import I64, PTR, VOID, KernelCode
 from .kernels.contraction import emit_contraction
 from .kernels.loops import emit_loops
@@ -57,7 +55,7 @@ class PieceCode:
         """The function in a module that calls it."""
         if self.symbol in module.globals:
             return module.globals[self.symbol]
-        return ir.Function(module, ir.FunctionType(VOID, [PTR] * len(self.arguments) + [I64, I64]), self.symbol)
+        return ir.Function(module, self.symbol, VOID, [PTR] * len(self.arguments) + [I64, I64])
 
 
 def piece_of(kernel: Kernel, buffers: Buffers, target: Target, steps: int = 0) -> Piece:
@@ -69,8 +67,7 @@ def piece_of(kernel: Kernel, buffers: Buffers, target: Target, steps: int = 0) -
 
 def emit_piece(piece: Piece, target: Target) -> tuple[ir.Module, PieceCode]:
     """The module of a piece: one public function."""
-    module = ir.Module(piece.symbol)
-    module.triple = target.triple
+    module = ir.Module(piece.symbol, target.triple)
     code = emit_kernel(module, piece.symbol, piece.kernel, piece.buffers, target, piece.steps)
     code.function.linkage = "external"
     return module, PieceCode(piece.symbol, code.arguments, code.units)

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from llvmlite import ir
-
+from . import ir
 from .emit import (
     I1,
     I8,
@@ -69,8 +68,6 @@ LIBC = {  # i32 results, as in the C library
     "sched_yield": [],
     "getpid": [],
 }
-BODY = ir.FunctionType(VOID, [PTR, I32, I32])  # ctx, thread, threads
-BODY_PTR = BODY.as_pointer()  # typed, since llvmlite calls no opaque pointers
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def emit_pool(module: ir.Module, target: Target, close: str = "pool_close", brie
 class _Emitter:
     def __init__(self, module: ir.Module, target: Target, brief: bool):
         self.module, self.target, self.brief = module, target, brief
-        self.libc = {name: ir.Function(module, ir.FunctionType(I32, args), name) for name, args in LIBC.items()}
+        self.libc = {name: ir.Function(module, name, I32, args) for name, args in LIBC.items()}
         # all zero is a valid mutex and condition variable in glibc and musl; 64 bytes hold either's largest
         self.owner = self._memory("owner", 64)  # mutex: the caller whose job runs
         self.bell = self._memory("bell", 64)  # mutex of the condition variable
@@ -106,17 +103,13 @@ class _Emitter:
         )
         self.worker = self._worker()
 
-    def _memory(self, name: str, size: int) -> ir.GlobalVariable:
-        kind = ir.ArrayType(I8, size)
-        made = ir.GlobalVariable(self.module, kind, f"pool_{name}")
-        made.linkage, made.align, made.initializer = "internal", 64, ir.Constant(kind, None)
-        made.type = PTR  # llvmlite types it by its content
-        return made
+    def _memory(self, name: str, size: int) -> ir.Memory:
+        return ir.Memory(self.module, f"pool_{name}", size)
 
     # the three functions
 
     def run(self) -> ir.Function:
-        made, b = function(self.module, "pool_run", [BODY_PTR, PTR, I32], ["body", "ctx", "threads"])
+        made, b = function(self.module, "pool_run", [PTR, PTR, I32], ["body", "ctx", "threads"])
         body, ctx, threads = made.args
         many, mine, alone, shared = (b.append_basic_block(name) for name in ("many", "mine", "alone", "shared"))
         b.cbranch(b.icmp_signed(">", threads, const(I32, 1)), many, alone)
@@ -126,7 +119,7 @@ class _Emitter:
         free = b.icmp_signed("==", self._call(b, "pthread_mutex_trylock", self.owner), const(I32, 0))
         b.cbranch(free, shared, alone)
         b.position_at_end(alone)
-        b.call(body, [ctx, const(I32, 0), const(I32, 1)])
+        b.call(body, [ctx, const(I32, 0), const(I32, 1)], VOID)
         b.ret_void()
         b.position_at_end(shared)
         team = self._hired(b, threads)
@@ -138,13 +131,13 @@ class _Emitter:
                     self._woken(b, team, EMPTY)
                 self._call(b, "pthread_mutex_unlock", self.owner)
                 b.branch(alone)
-        b.store(body, self.job, align=8)
+        store_(b, body, self.job, 0)
         store_(b, ctx, self.job, 1)
         store_(b, team, self.job, 4)
         for counter in (self.arrived, self.passed):
             store_(b, const(I32, 0), counter, 0)
         self._woken(b, team, CALLED)
-        b.call(body, [ctx, const(I32, 0), team])
+        b.call(body, [ctx, const(I32, 0), team], VOID)
         with loop(b, 1, b.sext(team, I64), name="thread") as thread:
             # a worker that is done may sleep already
             self._wait(b, lambda: b.icmp_signed("!=", self._get(b, self._box(b, thread)), const(I32, CALLED)))
@@ -210,8 +203,8 @@ class _Emitter:
                     self._sleep(b, box, stopped)
             with if_else(b, called()) as (then, otherwise):
                 with then:
-                    body = b.load(self.job, align=8, typ=BODY_PTR)
-                    b.call(body, [load_(b, self.job, PTR, None, 1), number, load_(b, self.job, I32, None, 4)])
+                    body, ctx = (load_(b, self.job, PTR, None, k) for k in range(2))
+                    b.call(body, [ctx, number, load_(b, self.job, I32, None, 4)], VOID)
                     self._set(b, box, EMPTY)
                 with otherwise, if_(b, stopped()):
                     self._set(b, box, EMPTY)
@@ -267,13 +260,11 @@ class _Emitter:
         some thread of the parent left them: whoever notices first sets all of it to zero."""
         me, known = self._call(b, "getpid"), self._get(b, self.pid)
         foreign = b.and_(b.icmp_signed("!=", known, me), b.icmp_signed("!=", known, const(I32, BUSY)))
-        with if_(b, foreign):
-            taken = b.cmpxchg(self.pid, known, const(I32, BUSY), "seq_cst", "seq_cst")
-            with if_(b, b.extract_value(taken, 1)):
-                for memory in (self.owner, self.bell, self.rung, self.boxes, self.workers, self.stop):
-                    size = const(I64, memory.value_type.count)
-                    intrinsic(b, "memset", VOID, [memory, const(I8, 0), size, const(I1, 0)], ".p0.i64")
-                b.atomic_rmw("xchg", self.pid, me, "seq_cst")
+        with if_(b, foreign), if_(b, b.cmpxchg(self.pid, known, const(I32, BUSY), "seq_cst")):
+            for memory in (self.owner, self.bell, self.rung, self.boxes, self.workers, self.stop):
+                size = const(I64, memory.size)
+                intrinsic(b, "memset", VOID, [memory, const(I8, 0), size, const(I1, 0)], ".p0.i64")
+            b.atomic_rmw("xchg", self.pid, me, "seq_cst")
         return b.icmp_signed("==", self._get(b, self.pid), me)
 
     # waiting
@@ -329,7 +320,7 @@ class _Emitter:
         return address(b, self.boxes, I32, b.mul(thread, const(I64, LINE)))
 
     def _get(self, b: ir.IRBuilder, place: ir.Value) -> ir.Value:
-        return b.load_atomic(place, "seq_cst", 4, typ=I32)
+        return b.load_atomic(place, I32, "seq_cst", 4)
 
     def _set(self, b: ir.IRBuilder, place: ir.Value, value: int) -> ir.Value:
         """What was there before."""
@@ -337,8 +328,7 @@ class _Emitter:
 
     def _swap(self, b: ir.IRBuilder, place: ir.Value, old: int, new: int) -> ir.Value:
         """Whether `old` was there, and is `new` now."""
-        done = b.cmpxchg(place, const(I32, old), const(I32, new), "seq_cst", "seq_cst")
-        return b.extract_value(done, 1)
+        return b.cmpxchg(place, const(I32, old), const(I32, new), "seq_cst")
 
     def _call(self, b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
         return b.call(self.libc[name], args)

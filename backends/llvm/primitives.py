@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from llvmlite import ir
-
+from . import ir
 from . import math as vector_math
 from .emit import I1, I32, I64, const, fma, intrinsic, lanes_of, like, overload, splat
 

@@ -6,8 +6,7 @@ for executables, whose `--profile` does.
 
 from __future__ import annotations
 
-from llvmlite import ir
-
+from . import ir
 from .emit import F32, I64, PTR, const, fma, function, load_, loop, loop_carry, store_, vec
 from .target import Target
 

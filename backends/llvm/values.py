@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from llvmlite import ir
-
 from graphc.schedule.expr import Aff, Bound, E
 from graphc.schedule.layout import Buffer
 
+from . import ir
 from .emit import (
     F32,
     I1,
@@ -26,8 +25,8 @@ from .emit import (
     I32,
     I64,
     MEMORY,
-    PTR,
     SIZE,
+    VOID,
     Number,
     add,
     address,
@@ -234,13 +233,11 @@ class Values:
         moving, constant = self._parted(index) if isinstance(index, Aff) else (None, self._first(index))
         if moving is None:
             return address(self.b, pointer, element, constant)
-        key = (self.b.block, id(pointer), id(moving))
+        key = (self.b.block, pointer, moving)
         if key not in self._sums:
-            self._sums[key] = self.b.gep(pointer, [moving], source_etype=element)
+            self._sums[key] = self.b.gep(pointer, moving, element)
         # may begin outside of the buffer, where the constant leads back in
-        return (
-            self.b.gep(self._sums[key], [const(I64, constant)], source_etype=element) if constant else self._sums[key]
-        )
+        return self.b.gep(self._sums[key], const(I64, constant), element) if constant else self._sums[key]
 
     def _affine(self, aff: Aff) -> Number:
         """The value of `aff`."""
@@ -258,7 +255,7 @@ class Values:
                 terms.append((axis, coef))
         if not moving:
             return None, constant
-        key = (self.b.block, *((coef, id(moving[axis])) for axis, coef in terms))
+        key = (self.b.block, *((coef, moving[axis]) for axis, coef in terms))
         if key not in self._sums:
             value = affine(self.b, Aff(0, tuple(terms)), moving)
             self._sums[key] = freeze(self.b, value) if self._opaque else value
@@ -344,7 +341,7 @@ class Values:
         element, width = MEMORY[buffer.dtype], self.lanes.width
         if mask is None and stride is not None:
             first, got = self._first(index), poison(vec(element, width))
-            start = self.b.gep(pointer, [i64(first)], inbounds=True, source_etype=element)
+            start = self.b.gep(pointer, i64(first), element, inbounds=True)
             for k in range(width):
                 got = self.b.insert_element(got, load_(self.b, start, element, None, stride * k), const(I32, k))
             return got
@@ -358,18 +355,16 @@ class Values:
     def _scatter(self, buffer: Buffer, pointer, index: Aff | E, stride: int | None, value: ir.Value) -> None:
         element, width, mask = MEMORY[buffer.dtype], self.lanes.width, self.lanes.mask
         if mask is None and stride is not None:
-            start = self.b.gep(pointer, [i64(self._first(index))], inbounds=True, source_etype=element)
+            start = self.b.gep(pointer, i64(self._first(index)), element, inbounds=True)
             for k in range(width):
                 store_(self.b, self.b.extract_element(value, const(I32, k)), start, stride * k)
             return
         places = self._places(pointer, element, self._offsets(buffer, index, stride))
         args = [value, places, const(I32, SIZE[element]), const(vec(I1, width), 1) if mask is None else mask]
-        intrinsic(self.b, "masked.scatter", ir.VoidType(), args, overload(value.type) + f".v{width}p0")
+        intrinsic(self.b, "masked.scatter", VOID, args, overload(value.type) + f".v{width}p0")
 
     def _places(self, pointer: ir.Value, element: ir.Type, offsets: ir.Value) -> ir.Value:
-        places = self.b.gep(pointer, [offsets], source_etype=element)
-        places.type = vec(PTR, lanes_of(offsets))  # llvmlite types a vector of addresses as one
-        return places
+        return self.b.gep(pointer, offsets, element)
 
     # arithmetic
 

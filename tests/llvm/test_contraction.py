@@ -31,9 +31,8 @@ from contraction_samples import (
     exact,
     matmul,
 )
-from llvmlite import ir
 
-from graphc.backends.llvm import jit, target
+from graphc.backends.llvm import ir, jit, target
 from graphc.backends.llvm.kernels.contraction import emit_contraction
 from graphc.backends.llvm.kernels.form import analyse
 from graphc.backends.llvm.kernels.plans import plan

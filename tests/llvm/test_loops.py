@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from assembly_text import innermost_loops, narrow, spills
-from llvmlite import ir
 from loop_samples import SAMPLES, beyond, layer_norm, names
 
-from graphc.backends.llvm import jit
+from graphc.backends.llvm import ir, jit
 from graphc.backends.llvm.kernels.loops import emit_loops
 from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v3, x86_64_v4
 from graphc.schedule.kernels import Contraction

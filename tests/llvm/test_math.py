@@ -6,9 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
-from graphc.backends.llvm import jit, target
+from graphc.backends.llvm import ir, jit, target
 from graphc.backends.llvm import math as vector_math
 from graphc.backends.llvm.emit import F32, I64, PTR, function, load_, loop, store_
 

@@ -8,9 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
-from graphc.backends.llvm import jit, target
+from graphc.backends.llvm import ir, jit, target
 from graphc.backends.llvm.emit import I32, I64, PTR, add, const, function, load_, loop_carry, store_
 from graphc.backends.llvm.pool import MAX_THREADS, emit_pool
 

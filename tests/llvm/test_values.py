@@ -10,9 +10,8 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
-from graphc.backends.llvm import jit, target
+from graphc.backends.llvm import ir, jit, target
 from graphc.backends.llvm.emit import I64, PTR, function, loop, prefix_mask
 from graphc.backends.llvm.values import Lanes, Values
 from graphc.schedule.expr import COMPARISONS, Aff, axis, binary, cast, const, fma, guard, load, select, temp, unary
@@ -59,7 +58,7 @@ def emit(module, name, expr, buffers, index, width, known, temps=()):
     pointers = dict(zip(names, made.args, strict=True))
     extents = {"h": ROWS, "i": COLUMNS} if known else {}
     with loop(b, 0, ROWS) as h, loop(b, 0, COLUMNS, width or 1) as i:
-        lanes = Lanes("i", width, prefix_mask(b, width, b.sub(I64(COLUMNS), i))) if width else None
+        lanes = Lanes("i", width, prefix_mask(b, width, b.sub(ir.const(I64, COLUMNS), i))) if width else None
         env = {"h": h, "i": i}
         values = Values(b, buffers, pointers, env, target.host(), lanes, {}, extents)
         values.temps = {name: values.value(e) for name, e in temps}

@@ -13,13 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import reduce
 
-from llvmlite import ir
-
 from graphc.schedule.kernels import Contraction, reads, writes
 from graphc.schedule.layout import Buffer
 from graphc.schedule.normal import flatten_contraction
 
-from .. import emit
+from .. import emit, ir
 from ..emit import I64, PTR, KernelCode, Number, add, i64, loop, mul
 from ..target import Target
 from .form import analyse

@@ -12,14 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
-from llvmlite import ir
-
 from graphc.schedule.expr import Aff, E, loads, walk
 from graphc.schedule.kernels import ACC
 from graphc.schedule.layout import Buffer
 from graphc.schedule.scalar import LONG, waits
 
-from .. import emit
+from .. import emit, ir
 from ..emit import F32, Number, add, address, affine, const, i64, mul
 from ..target import Target
 from ..values import Lanes, Values

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
-from llvmlite import ir
-
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.canonical import coefficient, stage_accesses, tile_leaves
 from graphc.schedule.expr import Aff, E, loads, walk
@@ -23,7 +21,7 @@ from graphc.schedule.nest import LANES, SCRATCH_BYTES, Nest, normalise
 from graphc.schedule.rewriting import rows_apart
 from graphc.schedule.scalar import work
 
-from .. import emit
+from .. import emit, ir
 from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
 from ..target import Target
 from ..values import Lanes

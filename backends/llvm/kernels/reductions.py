@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llvmlite import ir
-
 from graphc.schedule.expr import E
 from graphc.schedule.flat import IDENTITY, LEAST
 from graphc.schedule.kernels import Reduce
 
+from .. import ir
 from ..emit import I32, const, fma, lanes_of, like, poison, vec
 from ..primitives import TABLES
 from ..values import REGISTER, Values

@@ -12,8 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from llvmlite import ir
-
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.expr import Aff, E, guard, is_arithmetic, loads, substitute_axes, walk
 from graphc.schedule.expr import const as constant
@@ -21,6 +19,7 @@ from graphc.schedule.kernels import Reduce, Stage, Store, repeatable
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import Nest
 
+from .. import ir
 from ..emit import F32, SIZE, Number, add, affine, beyond, if_, lanes_of, loop_carry, mul, prefetch, prefix_mask
 from ..emit import parts as parts_of
 from ..target import Target

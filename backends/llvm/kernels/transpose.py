@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llvmlite import ir
-
+from .. import ir
 from ..emit import I32, const, lanes_of, vec
 
 
