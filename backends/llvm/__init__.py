@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -35,10 +35,8 @@ SELFTESTS = 2
 def compile(
     schedule: Schedule, graph: Graph, *, threads: int = 1, cpu: str = "native", precision: str = "fast"
 ) -> LlvmProgram:
-    """The schedule as a program in this process. Weights are packed while its code is compiled."""
-    with ThreadPoolExecutor(1) as aside:
-        weights = aside.submit(weight_image, schedule)
-        return LlvmProgram(schedule, weights.result, state_image(schedule), target_of(cpu), threads)
+    """The schedule as a program in this process. Weights are packed while its last code is compiled."""
+    return LlvmProgram(schedule, partial(weight_image, schedule), state_image(schedule), target_of(cpu), threads)
 
 
 def kernel_times(program: LlvmProgram) -> roofline.Profile:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -44,10 +44,18 @@ class Objects:
         )
 
 
-def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: bool = False, threads: int = 0) -> Objects:
+def compile_objects(
+    schedule: Schedule,
+    target: Target,
+    name: str,
+    stepwise: bool = False,
+    threads: int = 0,
+    meanwhile: Callable[[], None] | None = None,
+) -> Objects:
     """The objects of a planned schedule; `name` is the prefix of its two functions, and of three more with `stepwise`,
     as of `runner`. `threads` is how many will be asked for, 0 where nobody knows: code for one thread takes less time
-    to compile, which counts where there is little work. ValueError as of `assemble`."""
+    to compile, which counts where there is little work. `meanwhile` is called once all is emitted: LLVM still has work
+    for some time, and emission would have to take turns with it. ValueError as of `assemble`."""
     start, emission = perf_counter(), 0.0
     pieces, shared = pieces_of(schedule, target), threads != 1 or not brief(schedule)
     entries: dict[str, bytes | Future[bytes]] = {}
@@ -70,7 +78,9 @@ def compile_objects(schedule: Schedule, target: Target, name: str, stepwise: boo
         emission += perf_counter() - begin
         key = keys.key(text, repr(target))
         entries[key] = CODE.get(key) or compilers.submit(compiled, key, [], text, target)
-        gc.collect(0)  # modules that have become text, while LLVM is at work
+        if meanwhile:
+            meanwhile()
+        gc.collect(0)  # what emission leaves behind, while LLVM is at work
     fresh = [e for e in entries.values() if isinstance(e, Future)]
     whole = [e.result() if isinstance(e, Future) else e for e in entries.values()]
     code = tuple(entry.partition(b"\n")[2] for entry in whole)

@@ -48,7 +48,7 @@ class LlvmProgram:
     """`program(*inputs) -> outputs`, tuples of arrays in the schedule's order.
 
     weights  the bytes of the weight memory (uint8), kept without a copy where they are aligned; or a function that
-             gives them, called when the code is compiled
+             gives them, called while its last code is compiled
     state    the bytes of the state memory; calls of a training program change `program.state` in place
     threads  how many threads a call uses; may be changed between calls, and never changes a bit of the result. A
              program with little work that was made for one thread stays on it
@@ -71,8 +71,11 @@ class LlvmProgram:
                 '  take cpu="native", or build an executable for the other machine'
             )
         self.state = np.zeros(0, np.uint8) if state is None else state
-        self.objects = compile_objects(schedule, self.target, PREFIX, threads=threads)
-        self.weights = _aligned(weights() if callable(weights) else weights, schedule.weight_bytes, "weights")
+
+        def pack() -> None:
+            self.weights = _aligned(weights() if callable(weights) else weights, schedule.weight_bytes, "weights")
+
+        self.objects = compile_objects(schedule, self.target, PREFIX, threads=threads, meanwhile=pack)
         self.source: Mapping[str, str] = _Source(schedule, self.target)
         loaded = jit.load_object(self.objects.code, [f"{PREFIX}_run", f"{PREFIX}_close"])
         self._run = RUN(loaded.address(f"{PREFIX}_run"))

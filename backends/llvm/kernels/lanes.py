@@ -90,6 +90,7 @@ class LaneGroup:
         red = {a for a, _ in self.form.red}
         (self.x_at, self.x_red), (self.w_at, self.w_red) = (_parted(a, red) for a in (self.form.x, self.form.w))
         self.copy = self.copied() if self.plan.w_copied else None
+        self.offsets: dict[tuple, ir.Value] = {}  # of stores, for all of them
 
     def copied(self) -> ir.Value:
         """A copy of the group's weights without gaps, made once for all tiles of a unit."""
@@ -347,9 +348,8 @@ class LaneGroup:
                 continue
             if clipped not in made:
                 lanes, temps = Lanes(form.lanes, emit.lanes_of(total), mask if clipped else None), {ACC.attr: total}
-                made[clipped] = Values(
-                    self.b, self.buffers, self.pointers, env, self.target, lanes, temps, self.extents, known
-                )
+                where = self.b, self.buffers, self.pointers, env, self.target
+                made[clipped] = Values(*where, lanes, temps, self.extents, known, self.offsets)
             found.append((made[clipped], s, made[clipped].vector(s.expr)))
         # all values first: a store may change what another one reads, such as a moment of the optimizer
         for values, s, value in found:
