@@ -292,7 +292,7 @@ def pipeline_of(a: Namespace):
 
 def schedule_text(a: Namespace, found: Network) -> str:
     graph = run_passes(source_graph(a, found), pipeline_of(a))
-    if (schedule := driver.schedule_of(graph, a.backend)) is None:
+    if (schedule := driver.schedule_of(graph, a.backend, a.precision)) is None:
         raise GraphcError(f"the {a.backend} backend has no schedule: it runs the graph")
     return show_schedule(schedule)
 
@@ -301,7 +301,7 @@ def cuda_text(a: Namespace, found: Network) -> str:
     """CUDA C, which is emitted without a GPU."""
     a.backend = "cuda"
     graph = run_passes(source_graph(a, found), pipeline_of(a))
-    return driver.backend_of("cuda").source(driver.schedule_of(graph, "cuda"), a.precision)
+    return driver.backend_of("cuda").source(driver.schedule_of(graph, "cuda", a.precision), a.precision)
 
 
 def source_text(kind: str) -> Callable[[Namespace, Network], str]:

@@ -184,9 +184,11 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     cpu         "native", or a level such as "x86-64-v3"
     precision   "fast" computes convolutions, those with 3x3 to 5x5 taps for each pixel of a stride, by Winograd's
                 filtering where that is less work. One convolution then rounds up to five times as much as "exact",
-                the outputs of the zoo's networks about as much; both stay within 1e-5 of the output's scale there. On a
-                GPU "fast" multiplies by the tensor cores, which round operands to tf32 (10 bits), "bf16" likewise to
-                bfloat16 (7 bits), and "exact" in float32
+                the outputs of the zoo's networks about as much; both stay within 1e-5 of the output's scale there. The
+                weights of large linear layers for one row (8 MiB, sums of 2048 terms or more) are stored in 24 bits
+                with a scale for every 64, which changes results by less than such a sum rounds; those that are infinite
+                or NaN still make results so. On a GPU "fast" multiplies by the tensor cores, which round operands to
+                tf32 (10 bits), "bf16" likewise to bfloat16 (7 bits), and "exact" in float32
     preprocess  arithmetic on the first input that belongs to the program
 
     The result is called with arrays of exactly these shapes and types, and gives an array, or a tuple of them. Weights
@@ -196,7 +198,7 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
 
     def lower() -> tuple[Graph, Schedule | None]:
         graph = run_passes(source, pipeline)
-        return graph, schedule_of(graph, backend)
+        return graph, schedule_of(graph, backend, precision)
 
     with compiling():
         source, pipeline = traced_graph(model, input, preprocess, name), pipeline_of(precision, backend)
@@ -219,10 +221,12 @@ def pipeline_of(precision: str, backend: str = "llvm"):
     return FAST_INFERENCE if winograd and precision == "fast" else INFERENCE
 
 
-def schedule_of(graph: Graph, backend: str) -> Schedule | None:
+def schedule_of(graph: Graph, backend: str, precision: str) -> Schedule | None:
     """The graph's schedule for the machine of a backend; None where that runs the graph itself."""
     traits = backend_of(backend).TRAITS
-    return None if traits is None else scheduling.make_schedule(graph, traits)
+    if traits is None:
+        return None
+    return scheduling.make_schedule(graph, traits.exact if precision == "exact" else traits)
 
 
 def program_of(
@@ -266,7 +270,7 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
         shapes = [(batch, *t.shape[1:]) for t in types]
         with compiling():
             graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
-            schedule = schedule_of(graph, backend)
+            schedule = schedule_of(graph, backend, precision)
             return graph, schedule, program_of(backend, schedule, graph, threads, cpu, precision)
 
     parameters = dict(model.named_state()) if isinstance(model, Module) else {}
@@ -292,7 +296,7 @@ def build(model, input: Shapes, path: str | os.PathLike, *, cpu: str = "portable
     """
     source = traced_graph(model, input, preprocess, name or os.path.basename(os.fspath(path)).split(".")[0])
     graph = run_passes(source, pipeline_of(precision))
-    schedule = scheduling.make_schedule(graph)
+    schedule = schedule_of(graph, "llvm", precision)
     told = report_of(source, schedule, model).terminal(80)
     backend_of("llvm").build(path, schedule, graph, cpu=cpu, threads=threads, labels=tuple(labels), cc=cc, summary=told)
 

@@ -7,6 +7,7 @@ from graphc.passes import debug_level, dump, report
 
 from .assign_layouts import assign_layouts
 from .block import block
+from .compact import compact
 from .fusion import fuse
 from .kernels import Contraction, Loops, Schedule
 from .layout import Buffer, Layout
@@ -25,6 +26,7 @@ PIPELINE = (
     fuse,  # few kernels first: layouts and memory then see only the buffers that remain
     order,  # updates as early as they may run, so that gradients die young
     assign_layouts,  # blocks, packed weights, halos, and the copies that these need
+    compact,  # large weights that are only streamed, once it is known how they lie
     own_rows,  # what one kernel alone uses, before it takes room in the arena
     block,  # chains of kernels in step, once it is known what lies between them
     plan_memory,  # offsets, once every buffer and the order are known
@@ -57,6 +59,7 @@ __all__ = [
     "Traits",
     "assign_layouts",
     "block",
+    "compact",
     "fuse",
     "lower",
     "make_schedule",

@@ -11,7 +11,7 @@ import numpy as np
 from graphc.ir import GraphcError, array_of
 
 from .kernels import Schedule
-from .layout import ALIGNMENT, NUMPY, Buffer
+from .layout import ALIGNMENT, Buffer
 
 
 def processors() -> int:
@@ -52,12 +52,12 @@ def image(schedule: Schedule, places: tuple[str, ...], size: int) -> np.ndarray:
 
 def view(memory: np.ndarray, b: Buffer) -> np.ndarray:
     """The bytes of one buffer in the memory as its physical array."""
-    return memory[b.offset : b.offset + b.bytes].view(NUMPY[b.dtype])
+    return memory[b.offset : b.offset + b.bytes].view(b.kind)
 
 
 def write(memory: np.ndarray, b: Buffer, array: np.ndarray) -> None:
     """Pack a logical array into its place."""
-    b.pack(array, view(memory, b).reshape(b.pshape))
+    b.pack(array, view(memory, b).reshape(b.stored))
 
 
 def read(memory: np.ndarray, b: Buffer) -> np.ndarray:

@@ -56,7 +56,7 @@ class _Run:
         self.kernel, self.real, self.flat = kernel, real, flat
         self.shape = tuple(extent for _, extent in kernel.par)
         self.buffers = {**buffers, **{b.name: b for b in kernel.scratch}}
-        self.arrays = {name: array.reshape(-1) for name, array in arrays.items()}
+        self.arrays = {name: self.numbers(name, array).reshape(-1) for name, array in arrays.items()}
         # each parallel point has its own scratch: one row of this array
         self.rows = {
             b.name: np.full((*self.shape, b.elements), np.nan).astype(self.kind(b.dtype)) for b in kernel.scratch
@@ -67,6 +67,11 @@ class _Run:
 
     def kind(self, dtype: str) -> type:
         return self.real if dtype == "f32" else NUMPY[dtype]
+
+    def numbers(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The physical array of a buffer, that of one in 24 bits as float32."""
+        b = self.buffers.get(name)
+        return replace(b, dtype="f32").pack(b.unpack(array)) if b and b.dtype == "f24" else array
 
     def run(self) -> None:
         for stage in self.kernel.stages:

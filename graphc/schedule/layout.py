@@ -5,6 +5,9 @@ and as the lane inside the block (`inner`). A halo is a margin around a dimensio
 with padding read past the edge without a guard. The invariant that every kernel keeps: halo and the padding lanes of
 an incomplete last block are zero when a consumer reads them. Spare elements behind a dimension only move apart what
 follows; nobody reads or writes them.
+
+Of dtype "f24" is a matrix of float32 numbers whose panels are stored in 24 bits (`fixed_point.py`). Offsets count its
+elements as if it was stored in float32.
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ from functools import cached_property
 
 import numpy as np
 
+from . import fixed_point
 from .expr import Aff, E, Extents
 
 ITEMSIZE = {"f32": 4, "i32": 4, "u8": 1, "i1": 1}
 NUMPY = {"f32": np.float32, "i32": np.int32, "u8": np.uint8, "i1": np.bool_}
 PLACES = ("input", "output", "weight", "state", "const", "arena", "scratch", "thread")
 ALIGNMENT = 64  # bytes; every buffer starts on such an address
-BLOCK = 16  # channels in a block: one AVX-512 vector, two AVX2, four NEON; the packing is the same for all
+# channels in a block: one AVX-512 vector, two AVX2, four NEON; the packing is the same for all
+BLOCK = fixed_point.LANES
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,19 @@ class Buffer:
 
     @property
     def bytes(self) -> int:
+        if self.dtype == "f24":
+            return math.prod(self.stored) * self.kind.itemsize
         return self.elements * ITEMSIZE[self.dtype]
+
+    @property
+    def kind(self) -> np.dtype:
+        """What the array that holds the buffer is made of."""
+        return fixed_point.GROUP if self.dtype == "f24" else np.dtype(NUMPY[self.dtype])
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of the array that holds the buffer: `pshape`; of "f24", (panels, groups)."""
+        return (self.pshape[0], fixed_point.groups(self.pshape[1])) if self.dtype == "f24" else self.pshape
 
     @property
     def padded(self) -> bool:
@@ -152,8 +169,12 @@ class Buffer:
         return offset, computed
 
     def pack(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """A logical array as its physical one: halo, padding lanes and spare elements zero. Shape `pshape`, C order;
+        """A logical array as its physical one: halo, padding lanes and spare elements zero. Shape `stored`, C order;
         written to `out` where that is given."""
+        if self.dtype == "f24":
+            out = np.empty(self.stored, self.kind) if out is None else out
+            fixed_point.pack(self._rows(np.asarray(array, np.float32).reshape(self.shape)), out)
+            return out
         array = np.asarray(array, NUMPY[self.dtype]).reshape(self.shape)
         block, halos, spare = self.layout.block, self.layout.halos, dict(self.layout.spare)
         pad = []
@@ -177,7 +198,10 @@ class Buffer:
 
     def unpack(self, physical: np.ndarray) -> np.ndarray:
         """The logical array inside a physical one: the inverse of `pack`. A fresh C-ordered array."""
-        physical = np.asarray(physical).reshape(self.pshape)
+        physical = np.asarray(physical).reshape(self.stored)
+        if self.dtype == "f24":
+            rows, columns = self._rows(np.empty(self.shape)).shape
+            return np.array(self._rows(fixed_point.unpack(physical, rows, columns)), order="C")
         axes, shape, crop, spare = [], [], [], dict(self.layout.spare)
         for dim, size in enumerate(self.shape):
             parts = ("outer", "inner") if dim in self.layout.blocked_dims else ("whole",)
@@ -187,6 +211,10 @@ class Buffer:
             shape.append(-(-full // self.layout.block) * self.layout.block if len(parts) == 2 else full)
             crop.append(slice(lo, lo + size))
         return np.array(physical.transpose(axes).reshape(shape)[tuple(crop)], order="C")
+
+    def _rows(self, matrix: np.ndarray) -> np.ndarray:
+        """A matrix with the dimension that lies in panels as its columns, and back."""
+        return matrix if self.layout.order[0][0] else matrix.T
 
 
 def split(index: Aff, block: int, extents: Extents, what: str = "index") -> tuple[Aff, Aff]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .expr import E
 from .kernels import Kernel, Schedule, accesses, bodies, extents, reads, writes
-from .layout import ITEMSIZE, NUMPY, Buffer
+from .layout import NUMPY, Buffer
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def touched(kernel: Kernel, schedule: Schedule) -> int:
             if name not in outside:
                 continue
             root = schedule.root(name)
-            whole = schedule.buffers[root].bytes
+            b, whole = schedule.buffers[root], schedule.buffers[root].bytes
             computed = any(isinstance(i, E) for i in indices)
             axes = () if computed else {a for i in indices for a in i.axes}
-            size = whole if computed else math.prod(sizes[a] for a in axes) * ITEMSIZE[schedule.buffers[name].dtype]
+            size = whole if computed else math.prod(sizes[a] for a in axes) * whole // b.elements
             reached[root] = min(whole, reached.get(root, 0) + size)
     return sum(reached.values())
 

@@ -7,7 +7,7 @@ bits on every machine of a kind.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .layout import BLOCK, Layout
 
@@ -21,7 +21,8 @@ class Traits:
     reduction with fewer is cut. `products`: contractions too, if that many units of them keep the machine busy (0:
     they are not cut). `late`: updates of weights or state that touch no more bytes wait for the end, where one launch
     runs many (0: all run as soon as they may). `in_step`: whether chains of kernels can share a thread's cache, as
-    `Block`s. `winograd`: whether precision="fast" means minimal filtering.
+    `Block`s. `winograd`: whether precision="fast" means minimal filtering. `compact`: from how many bytes on it means
+    24 bits for weights that are read once, for one product each (0: never); others stay near and are worked on.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Traits:
     late: int
     in_step: bool
     winograd: bool
+    compact: int
+
+    @property
+    def exact(self) -> Traits:
+        """The same kind of machine for precision="exact"."""
+        return replace(self, compact=0)
 
     @property
     def channels(self) -> Mapping[int, int]:
@@ -58,6 +65,7 @@ CPU = Traits(
     late=0,
     in_step=True,
     winograd=True,
+    compact=8 << 20,  # about a core's share of the last cache
 )
 
 # Channels last: a row of a matrix for the tensor cores is then a row of memory.
@@ -71,4 +79,5 @@ GPU = Traits(
     late=256 << 10,
     in_step=False,
     winograd=False,
+    compact=0,
 )

@@ -6,13 +6,12 @@ import numpy as np
 
 from graphc.ir import array_of
 from graphc.schedule.interpret import run_kernel
-from graphc.schedule.layout import NUMPY
 
 
 def run_schedule(schedule, *inputs, real=np.float32):
     """Outputs, and the state after the run by the user's names. f32 is held in `real`."""
     scale = np.dtype(real).itemsize // 4
-    kind = lambda b: np.dtype(real if b.dtype == "f32" else NUMPY[b.dtype])  # noqa: E731
+    kind = lambda b: np.dtype(real) if b.dtype == "f32" else b.kind  # noqa: E731
     arena = np.frombuffer(
         np.full(scale * schedule.arena_bytes // 4 + 16, np.nan, np.float32).tobytes(), np.uint8
     ).copy()

@@ -30,7 +30,8 @@ class Form:
     `batch` axes are the steps of a block, and those that both operands know, `points` those that w does not know,
     widest stride in x first. A point axis that was split and whose last block is incomplete appears under its own name
     and true extent, with its split in `whole`; `pad` are its places in the padding, which only get zeros. `partial` are
-    the reduction axes whose last block is incomplete, by their outer axis.
+    the reduction axes whose last block is incomplete, by their outer axis. `decoded`: w lies in 24 bits, and its
+    vectors are made as they are read.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Form:
     whole: Mapping[str, Split]
     pad: tuple[str, int, int] | None
     w_clipped: bool
+    decoded: bool
     extents: Mapping[str, int]
 
     @cached_property
@@ -158,7 +160,8 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int =
     """The form of `kernel`, whose first `steps` axes go before all others. ValueError where it has another."""
     fixed = {a for a, _ in kernel.par[:steps]}
     split = kernel.split(kernel.lanes)
-    if any(buffers[a.buffer].dtype != "f32" for a in (kernel.x, kernel.w)):
+    decoded = buffers[kernel.w.buffer].dtype == "f24"
+    if buffers[kernel.x.buffer].dtype != "f32" or buffers[kernel.w.buffer].dtype not in ("f32", "f24"):
         raise ValueError(f"contraction {kernel.name} is not of f32")
     if written := {kernel.x.buffer, kernel.w.buffer} & {s.buffer for s in kernel.stores}:
         raise ValueError(f"contraction {kernel.name} writes its operand {', '.join(sorted(written))}")
@@ -202,6 +205,7 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int =
         whole,
         pad,
         kernel.w_clipped,
+        decoded,
         dict(kernel.par + kernel.red),
     )
 

@@ -8,7 +8,7 @@ multiply-add for each pair.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
@@ -18,9 +18,10 @@ from graphc.schedule.layout import Buffer
 from graphc.schedule.scalar import LONG, waits
 
 from .. import emit, ir
-from ..emit import F32, Number, add, address, affine, const, i64, mul
+from ..emit import F32, I8, Number, add, address, affine, const, i64, mul
 from ..target import Target
 from ..values import Lanes, Values
+from .fixed_point import Panels
 from .form import LINE, Form
 from .plans import Plan
 from .tiles import Group, tiles_along
@@ -156,15 +157,8 @@ class LaneGroup:
     def step(self, points: Points):
         """A function that emits `count` steps of the sum from where `env` stands along `axis`."""
         b, form, vl = self.b, self.form, self.vl
-        x, w = self.pointers[form.x_buffer], self.pointers[form.w_buffer]
-        base = self.at(points.envs[0], self.active[0])
-        w_from, w_red = emit.freeze(b, address(b, w, F32, self.w_from(self.active[0]))), self.w_red
-        ahead = [self.w_ahead(points, w_from)] if self.plan.w_ahead else []
-        blocks = form.w.coef(form.partner) if form.partner else 0
-        rows = [(v.lane + blocks * v.block, self.mask(v) if form.w_clipped else None) for v in self.active]
-        if self.copy:
-            rows = [(j * vl, None) for j in range(len(rows))]
-            w_from, w_red = emit.freeze(b, self.copy), Aff(0, ((form.red[0][0], len(rows) * vl),))
+        x, base = self.pointers[form.x_buffer], self.at(points.envs[0], self.active[0])
+        w_red, w_values, ahead = self.decoded() if form.decoded else self.stored(points)
         if points.shifts is None:
             envs = [self.at(p, self.active[0]) for p in points.envs]
             places = [(emit.freeze(b, address(b, x, F32, affine(b, self.x_at, e))), 0) for e in envs]
@@ -177,12 +171,8 @@ class LaneGroup:
             for pointer, shift in places:
                 yield emit.splat(b, emit.load_(b, pointer, F32, None, add(b, offset, shift)), vl)
 
-        def w_values(offset: Number) -> Iterator[ir.Value]:
-            for shift, mask in rows:
-                yield emit.load_(b, w_from, F32, vl, add(b, offset, shift), mask)
-
         def emit_steps(env: Env, axis: str | None, count: int, acc: list) -> list[ir.Value]:
-            many = len(rows)
+            many = len(self.active)
             self.fetch(ahead, env, count)
             at = affine(b, self.x_red, env), affine(b, w_red, env)
             for n in range(count):
@@ -203,6 +193,35 @@ class LaneGroup:
             return acc
 
         return emit_steps
+
+    def stored(self, points: Points) -> tuple[Aff, Callable[[Number], Iterator[ir.Value]], list[Stream]]:
+        """Weights as they lie: their offsets by the reduction axes, the vectors at one of them, and what is fetched."""
+        b, form, vl = self.b, self.form, self.vl
+        w, w_red = self.pointers[form.w_buffer], self.w_red
+        w_from = emit.freeze(b, address(b, w, F32, self.w_from(self.active[0])))
+        ahead = [self.w_ahead(points, w_from)] if self.plan.w_ahead else []
+        blocks = form.w.coef(form.partner) if form.partner else 0
+        rows = [(v.lane + blocks * v.block, self.mask(v) if form.w_clipped else None) for v in self.active]
+        if self.copy:
+            rows = [(j * vl, None) for j in range(len(rows))]
+            w_from, w_red = emit.freeze(b, self.copy), Aff(0, ((form.red[0][0], len(rows) * vl),))
+
+        def values(offset: Number) -> Iterator[ir.Value]:
+            for shift, mask in rows:
+                yield emit.load_(b, w_from, F32, vl, add(b, offset, shift), mask)
+
+        return w_red, values, ahead
+
+    def decoded(self) -> tuple[Aff, Callable[[Number], Iterator[ir.Value]], list[Stream]]:
+        """The same of weights in 24 bits, whose offsets are numbers of rows."""
+        b, form = self.b, self.form
+        buffer, lanes = self.buffers[form.w_buffer], form.block
+        size, elements = buffer.bytes // buffer.stored[0], buffer.strides[0]  # of a panel
+        at = Aff(0, tuple((a, c // elements * size) for a, c in self.w_at.terms if a != form.lanes))
+        first, *_ = self.active
+        start = emit.freeze(b, address(b, self.pointers[form.w_buffer], I8, affine(b, at, self.at({}, first))))
+        panels = Panels(b, start, [((v.block - first.block) * size, v.lane) for v in self.active], self.vl)
+        return Aff(0, tuple((a, c // lanes) for a, c in self.w_red.terms)), panels.row, []
 
     def w_ahead(self, points: Points, w_from: ir.Value) -> Stream:
         """The weights of the next group. They arrive evenly while all tiles of this one go by, where the first tile of

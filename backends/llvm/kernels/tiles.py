@@ -216,10 +216,16 @@ def _unroll(form: Form, tile: Tile, copies: int, target: Target) -> int:
     """Steps in one iteration of the innermost loop, of which there are `copies`.
 
     No two of them may read the same element of x for different points: LLVM would keep every such element in a
-    register, across the whole block, and spill the accumulators. It also spills where the tile fills all registers.
+    register, across the whole block, and spill the accumulators. It also spills where the tile fills all registers, and
+    where steps share the scales of decoded weights, which it would hold beside the sums.
     """
     size = tile.rows * tile.cols
-    if not form.red or size * tile.vectors > UNROLLED_TILE or not fits(size, tile.vectors, target, spare=1):
+    if (
+        not form.red
+        or form.decoded
+        or size * tile.vectors > UNROLLED_TILE
+        or not fits(size, tile.vectors, target, spare=1)
+    ):
         return 1
     axis, extent = form.red[-1]
     step, widest = abs(form.x.coef(axis)), max(tile.rows, tile.cols)
