@@ -67,7 +67,7 @@ def goals_of(part: str, threads: int) -> Goals:
 
 # "part-threads/row" -> why the row misses its goal, found by measurement. Rows that meet theirs show no reason.
 VGG16 = (
-    "alone on the machine 117 to 121 ms: its products need 80 at the measured peak, the linear layers 22 for 494 MB at "
+    "alone on the machine 111 to 117 ms: its products need 80 at the measured peak, the linear layers 16 for 379 MB at "
     "the memory's rate. Tiles of 8x8, for F(6x6, 3x3), or of 6x8 were tried: the whole network took 1.02 to 1.04 of "
     "the time, as tiles no longer divide the maps, their transforms are dearer and a step leaves the second-level cache"
 )
@@ -76,12 +76,12 @@ UNET = (
     "1.24 of the time, as on vgg16, and those of 8x8 lose more precision than is allowed"
 )
 VIT_STEP = (
-    "its multiply-adds need 1,157 ms of one core at 95 GFLOP/s, the step takes about 1,400 then: GELU and its slope 34 "
-    "more than their product, attention 45, AdamW in the weight gradients 45, packs, sums and norms 50; PyTorch's "
-    "large products run at 79 to 92 % of that peak"
+    "its multiply-adds need 1,075 ms of one core at 95 GFLOP/s, the step takes 1,270 to 1,350: packs 20, sums of norms "
+    "25, GELU and its slope 18, AdamW in the weight gradients 13 and more where its state comes from memory; products "
+    "of attention run at 65 to 77 % of that peak, PyTorch's large products at 79 to 92 %"
 )
 PRODUCTS = "direct products run at 85 to 98 % of the FMA peak alone on the machine, which leaves little to win"
-ALEXNET = "the linear layers stream 235 MB at the memory's rate: 8 of 16 ms"
+ALEXNET = "the linear layers stream 179 MB at the memory's rate, which takes 6 of 14 ms"
 RESNET18 = (
     "alone on the machine 18 to 20 ms: 4.3 for the last stage's products, whose 54 MB of transformed weights come from "
     "memory, 3.7 for three 3x3 convolutions of stride 2, where Winograd's filtering saved no time"

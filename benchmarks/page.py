@@ -22,7 +22,7 @@ losses were compared. Times are medians of a run. A speed-up is the best peer's 
 faster: the median of the ratios of all rounds, as the machine's speed changes from one round to the next. Where figures
 stand side by side they are of separate runs, one after the other; the worse of them counts for the last column: the
 `aim` is met, or what is `required`, or the row is **missed**. GFLOP/s and shares of the peak count the multiply-adds of
-the network as written: Winograd convolutions need fewer of them, and may pass 100 %.
+the network as written: Winograd convolutions need fewer of them, and may pass 100 %; so do parts that no output reads.
 """
 PEERS_ARE = """
 Peers: onnxruntime, OpenVINO and MNN read one ONNX file. PyTorch runs as eager, as NHWC (eager, weights and images
