@@ -95,8 +95,9 @@ def backend(parser: Parser) -> Parser:
 
 def rounding(parser: Parser, default: str = "fast") -> Parser:
     note = (
-        "exact sums float32 products directly; fast takes Winograd's filtering where that is less work, on a GPU tf32 "
-        f"in the tensor cores; bf16 is for GPUs alone (default: {default})"
+        "exact sums float32 products directly; fast takes Winograd's filtering where that is less work and stores "
+        "large linear layers of one image in 24 bits, on a GPU it takes tf32 in the tensor cores; bf16 is for GPUs "
+        f"alone (default: {default})"
     )
     return parser.option("--precision", choices=("fast", "exact", "bf16"), default=default, help=note)
 
