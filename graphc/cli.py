@@ -271,8 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # The reader has gone, as `head` does: nothing more to say, also not by Python at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # the reader has gone, as `head` does: nothing more to say
         return 1
     except KeyboardInterrupt:
         print("graphc: interrupted", file=sys.stderr)
@@ -281,7 +280,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if a.debug:
             raise
         print(message(error), file=sys.stderr)
+        try:
+            print(end="", flush=True)
+        except OSError:
+            discard_output()
         return getattr(error, "exit_status", 2) if isinstance(error, GraphcError) else 1
+
+
+def discard_output() -> None:
+    """What standard output could not write goes nowhere; at exit Python would try again, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plainly(error: UnicodeError) -> tuple[str, int]:

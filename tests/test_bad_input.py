@@ -211,11 +211,13 @@ def test_a_terminal_without_unicode_gets_plain_characters():
     assert b"all trainable - " in done.stdout
 
 
-def test_a_closed_or_full_standard_output():
-    done = graphc_in_a_shell(">&-")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_or_full_standard_output(unbuffered):
+    """Whether the first line fails, or all of it when the buffer is written, or again at exit: one line says so."""
+    done = graphc_in_a_shell(">&-", PYTHONUNBUFFERED=unbuffered)
     assert (done.returncode, done.stderr) == (0, b"")
-    done = graphc_in_a_shell(">/dev/full")
-    assert done.returncode == 1 and done.stderr.startswith(b"graphc: cannot write: No space left")
+    done = graphc_in_a_shell(">/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (1, b"graphc: cannot write: No space left on device\n")
 
 
 def test_no_linker_says_what_to_install(here, monkeypatch, capsys):
