@@ -19,8 +19,8 @@ from .kernels import Contraction, Schedule, bodies
 from .layout import Layout
 from .normal import flatten_contraction
 
-# Terms of a sum in float32, which then errs by 1.2 times as much at most if single weights are 100 times as large as
-# the others, 1.05 times if none are; 1.4 times with half the terms, 1.1 with twice as many.
+# Terms of a sum in float32, which then errs 0.93 to 1.17 times as much: 256 sums of 2048 to 9216 normal weights, none or
+# up to one in 64 of them 100 times as large. Shorter sums round less, so that 24 bits would show in the end.
 LONG_SUM = 2048
 
 
