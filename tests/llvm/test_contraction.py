@@ -193,6 +193,17 @@ def test_pieces_of_x_are_smaller_where_it_lies_in_panels(turned, layout, share):
     assert planned((kernel, buffers)).chunks == math.ceil(buffers["x"].bytes / int(machine.l2_bytes * share))
 
 
+@pytest.mark.parametrize(("size", "tiles", "chunks"), [
+    (7, 9, 2),  # 392 KiB of x could go in five pieces: in fewer, weights stream by less often
+    (14, 33, 5),
+])  # fmt: skip
+def test_a_piece_of_x_has_at_least_four_tiles(size, tiles, chunks):
+    case = conv2d(1, 392 * 256 // size**2, 1024, size, size, 1)
+    chosen = planned(case, replace(target.x86_64_v3(), l2_bytes=512 << 10))
+    assert chosen.points_first
+    assert (chosen.groups[0].tile.count, chosen.chunks) == (tiles, chunks)
+
+
 @pytest.mark.parametrize(("case", "copied"), [
     (matmul(128, 603, 131, packed=False), True),  # 131 rows of 2.4 kB each, a page for each but few
     (matmul(128, 603, 131), False),  # packed weights lie together anyway

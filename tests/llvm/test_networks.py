@@ -67,9 +67,16 @@ FEW = [
     (nn.Sequential(nn.Conv2d(5, 32, 1), nn.ReLU(), nn.Conv2d(32, 1, 3, stride=2), nn.Conv2d(1, 8, 3)), 19),
 ]
 
+STRIDED = [  # of whose images the pixels that are read are copied
+    (nn.Sequential(nn.Conv2d(5, 37, 1), nn.ReLU(), nn.Conv2d(37, 260, 1, stride=3)), 17),
+    (nn.Sequential(nn.Conv2d(5, 32, 1), nn.Conv2d(32, 512, 1, stride=2, groups=2)), 1),
+    (nn.Sequential(nn.Conv2d(5, 17, 3), nn.Conv2d(17, 256, (3, 1), stride=(1, 2))), 9),
+    (nn.Conv2d(3, 256, 1, stride=2), 7),
+]
 
-@pytest.mark.parametrize(("layer", "size"), FEW, ids=lambda v: str(v).replace(" ", "") if isinstance(v, int) else "")
-def test_few_channels_give_the_reference_numbers_and_the_same_bits(layer, size):
+
+@pytest.mark.parametrize(("layer", "size"), FEW + STRIDED, ids=lambda v: str(v) if isinstance(v, int) else "")
+def test_convolutions_give_the_reference_numbers_and_the_same_bits(layer, size):
     first = next(m for m in (layer, *layer.modules()) if isinstance(m, nn.Conv2d))
     x = images(2, first.in_channels, size, size)
     found = []
@@ -158,6 +165,15 @@ def test_training_step_gives_the_reference_numbers(name, shape):
     step = step_of(get(name).make(classes=10), shape, graphc.optim.SGD(lr=0.05, momentum=0.9))
     x, labels = images(*shape), np.arange(shape[0], dtype=np.int32) % 10
     check_step(step, x, labels)
+
+
+def test_gradients_of_strided_pixels_give_the_reference_numbers():
+    """A copy serves the weight gradient, too."""
+    graphc.seed(0)
+    model = nn.Sequential(STRIDED[0][0], nn.ReLU(), Pooled())
+    step, x = step_of(model, (3, 5, 17, 17)), images(3, 5, 17, 17)
+    assert [k.name for k in step.program.schedule.kernels].count("0.2.conv2d.pack") == 1
+    check_step(step, x, np.arange(3, dtype=np.int32))
 
 
 @pytest.mark.parametrize("name", [pytest.param("mobilenet_v1", marks=pytest.mark.slow), "unet", "vit"])

@@ -360,3 +360,21 @@ def test_copies_whose_vectors_would_be_scattered_are_kernels():
     schedule = make_schedule(inference(nn.Sequential(nn.Linear(7, 48), Scores()), (1, 40, 7)))
     (pack,) = (k for k in schedule.kernels if k.name.endswith(".pack"))
     assert isinstance(pack, Loops)
+
+
+@pytest.mark.parametrize(("outputs", "kernel", "stride", "copied"), [
+    (256, 1, 2, True),
+    (250, 1, 2, False),  # each pixel serves fewer results
+    (256, 1, 1, False),
+    (256, 3, 2, False),  # every pixel is read
+    (256, (3, 1), (1, 3), True),  # columns
+])  # fmt: skip
+def test_pixels_that_a_stride_reaches_are_copied_for_many_outputs(outputs, kernel, stride, copied):
+    layers = nn.Conv2d(16, 37, 1), nn.ReLU(), nn.Conv2d(37, outputs, kernel, stride=stride)
+    schedule = make_schedule(inference(nn.Sequential(*layers), (3, 16, 13, 7)))
+    assert copies(schedule) == ["2.conv2d.pack"] * copied
+    if copied:
+        pixels = schedule.buffers["1.relu.x"]
+        height, width = schedule.buffers[schedule.outputs[0]].shape[2:]
+        assert pixels.shape == (3, 37, height if kernel == 1 else 13, width)
+        assert str(pixels.layout) == "NCHW16c"

@@ -47,6 +47,9 @@ X_IN_ROWS, X_IN_PANELS, X_DOWN_ROWS = 1 / 2, 1 / 6, 3 / 10
 UNITS = 64  # enough for every thread count in use, few enough that a unit stays long
 WAYS = 8  # of a second-level cache: lines with addresses this part of it apart share a set
 COLUMN_TILES = 4  # that a column of results has, at least
+# That a piece of x smaller than it has to be has, at least: for each of them all weights stream by again. A layer of
+# resnet50 with 2048 channels on 7x7 takes 0.87 of the time in two pieces of five and four tiles instead of five.
+PIECE_TILES = 4
 PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the second-level cache keeps up
 PAUSE_TILES = 12  # that share a piece of the operands, at least
 
@@ -98,7 +101,8 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
         points_first = x > near and again < (outer // batch - 1) * x
         if points_first:
             enough = tiles_along(UNITS, batch if w <= near else outer)
-            pieces = tiles_along(x, int(_room_for_x(form) * target.l2_bytes))
+            least = tiles_along(x, int(_room_for_x(form) * target.l2_bytes))
+            pieces = max(pieces, min(least, groups[0].tile.count // PIECE_TILES))
             chunks = min(most, max(pieces, _columns(form, groups, target), enough))
         w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
         w_copied = _w_copied(form, groups, chunks, target)

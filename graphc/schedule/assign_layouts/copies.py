@@ -8,6 +8,7 @@ from dataclasses import replace
 from graphc.schedule.expr import Aff, load
 from graphc.schedule.kernels import (
     Access,
+    Axis,
     AxisNames,
     Contraction,
     Kernel,
@@ -27,6 +28,9 @@ from .weights import packing
 
 # A copy of a matrix pays where a sum steps by so many bytes, so many times, and each element serves so many results.
 FAR, ROWS, AGAIN = 1024, 32, 128
+# A copy of the pixels that a stride of 1x1 taps reaches pays where each serves so many results: with the others between
+# them they take as much of a cache as all. Layers of resnet50 with 512 to 2048 results take 0.82 to 0.94 of the time.
+STRIDED_AGAIN = 256
 
 
 class Copies:
@@ -75,7 +79,7 @@ class Copies:
     def gathered(self, kernel: Contraction) -> Contraction:
         """The contraction reading from a copy of its operand `w` that has a dimension for each axis: the lanes in
         blocks, innermost, what is summed next to them, and the blocks of lanes and the batch outermost."""
-        sizes, source = extents(kernel), self.buffers[kernel.w.buffer]
+        sizes = extents(kernel)
         used = {a for i in kernel.w.indices for a in i.axes}
         axes = [a for a, _ in (*kernel.par, *kernel.red) if a in used]
         lane, summed = axes.index(kernel.lanes), {a for a, _ in kernel.red}
@@ -84,15 +88,34 @@ class Copies:
         layout = Layout((*batch, (lane, "outer"), *inner, (lane, "inner")), BLOCK)
         loops = tuple((f"i{d}", sizes[a]) for d, a in enumerate(axes))
         renamed = {a: Aff.of(i) for a, (i, _) in zip(axes, loops, strict=True)}
-        read = load(source.name, tuple(i.substitute(renamed) for i in kernel.w.indices), source.dtype)
-        if (source.name, read, loops, layout) not in self._made:
-            target = Buffer(self._names(f"{source.name}.w"), tuple(n for _, n in loops), source.dtype, layout)
-            self._made[source.name, read, loops, layout] = target.name
-            self.buffers[target.name] = target
-            store = Store(target.name, tuple(renamed[a] for a in axes), read)
-            self._kernels.append(Loops(f"{kernel.name}.pack", loops, (Stage((), (store,)),), scope=kernel.scope))
-        copy = self._made[source.name, read, loops, layout]
+        at = tuple(i.substitute(renamed) for i in kernel.w.indices)
+        copy = self.collected(kernel, "w", at, loops, layout)
         return replace(kernel, w=replace(kernel.w, buffer=copy, indices=tuple(map(Aff.of, axes))))
+
+    def thinned(self, kernel: Contraction) -> Contraction:
+        """The contraction reading from a copy that holds of its operand `x` only the pixels that a stride reaches."""
+        source, sizes = self.buffers[kernel.x.buffer], extents(kernel)
+        along = {d: i.terms[0][0] for d, i in enumerate(kernel.x.indices) if stride_along(i) > 1}
+        loops = tuple((f"i{d}", sizes[along[d]] if d in along else n) for d, n in enumerate(source.shape))
+        steps = [stride_along(kernel.x.indices[d]) if d in along else 1 for d in range(len(loops))]
+        at = tuple(Aff.of(i) * step for (i, _), step in zip(loops, steps, strict=True))
+        copy = self.collected(kernel, "x", at, loops, source.layout)
+        indices = tuple(Aff.of(along[d]) if d in along else i for d, i in enumerate(kernel.x.indices))
+        return replace(kernel, x=replace(kernel.x, buffer=copy, indices=indices))
+
+    def collected(
+        self, kernel: Contraction, which: str, at: tuple[Aff, ...], loops: tuple[Axis, ...], layout: Layout
+    ) -> str:
+        """A copy of what lies `at` these places of an operand, with a dimension for each of the `loops`."""
+        source = self.buffers[getattr(kernel, which).buffer]
+        key = (source.name, at, loops, layout)
+        if key not in self._made:
+            target = Buffer(self._names(f"{source.name}.{which}"), tuple(n for _, n in loops), source.dtype, layout)
+            self._made[key] = target.name
+            self.buffers[target.name] = target
+            store = Store(target.name, tuple(Aff.of(i) for i, _ in loops), load(source.name, at, source.dtype))
+            self._kernels.append(Loops(f"{kernel.name}.pack", loops, (Stage((), (store,)),), scope=kernel.scope))
+        return self._made[key]
 
     def append(self, kernel: Kernel) -> None:
         """The next kernel of the schedule."""
@@ -130,7 +153,8 @@ def copy_borders(schedule: Schedule) -> Schedule:
 
 def repack(schedule: Schedule) -> Schedule:
     """`contract(x, w) -> c = w; contract(x, c)`, where neighbours along the lanes are not neighbours in w's memory, or
-    where a sum goes down the columns of a plain matrix, x or w: the copy is packed."""
+    where a sum goes down the columns of a plain matrix, x or w: the copy is packed. So it is of an image of which a
+    stride leaves pixels out."""
     copies = Copies(schedule)
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
@@ -140,6 +164,8 @@ def repack(schedule: Schedule) -> Schedule:
                 kernel = copies.operand(kernel, "w", layout) if layout else copies.gathered(kernel)
             if down_columns(kernel, kernel.x, x):
                 kernel = copies.operand(kernel, "x", CPU.layouts[2])
+            if with_gaps(kernel, x):
+                kernel = copies.thinned(kernel)
         copies.append(kernel)
     return copies.result()
 
@@ -154,6 +180,21 @@ def down_columns(kernel: Contraction, access: Access, b: Buffer) -> bool:
     steps = access.indices[0].axes & {a for a, _ in kernel.red}
     fits = all(blockable(i, sizes, BLOCK) for i in access.indices[1:])
     return bool(steps) and fits and 4 * b.shape[1] >= FAR and b.shape[0] >= ROWS and again >= AGAIN
+
+
+def stride_along(index: Aff) -> int:
+    """The stride of an index that goes from 0 on by one axis alone; 0 for another one."""
+    ((_, stride),) = index.terms if len(index.terms) == 1 and not index.const else (("", 0),)
+    return stride
+
+
+def with_gaps(kernel: Contraction, b: Buffer) -> bool:
+    """Whether a stride leaves out pixels of an image, the others of which are read by one tap, for many outputs."""
+    own = [a for i in kernel.x.indices for a in i.axes]
+    again = math.prod(n for a, n in kernel.par if a not in own)
+    if kernel.kind != "conv2d" or len(own) > len(set(own)) or margins(kernel, "x", b):
+        return False
+    return again >= STRIDED_AGAIN and any(stride_along(i) > 1 for i in kernel.x.indices)
 
 
 def contiguous(kernel: Contraction, b: Buffer) -> bool:
