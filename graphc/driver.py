@@ -44,6 +44,7 @@ from graphc.passes import (
     dump,
     inference_mode,
     narrow,
+    reassociate,
     report,
     run_passes,
 )
@@ -152,7 +153,7 @@ def training_graph(model: Callable, input: Shapes, loss: Callable, optimizer) ->
             raise located(error, node.where, f"{node.scope} (BatchNorm)")
     if not [w for w in graph.weights if w.name not in graph.frozen]:
         raise GraphcError(f"{graph.name} has no trainable weights")
-    return build_update(build_backward(narrow(graph)), optimizer)
+    return build_update(build_backward(reassociate(narrow(graph))), optimizer)
 
 
 def check_training(model: object, loss: object, optimizer: object) -> None:

@@ -15,6 +15,7 @@ from .freeze_weights import freeze_weights
 from .infer import infer
 from .inference_mode import inference_mode
 from .narrow import narrow
+from .reassociate import reassociate
 from .runner import run_passes
 from .simplify import simplify
 from .use_winograd import use_winograd
@@ -24,6 +25,7 @@ INFERENCE = (
     inference_mode,  # dropout and batch statistics go before anything is spent on them
     freeze_weights,  # nothing trains from here on: weights are constants
     narrow,  # what no output needs is not computed, and need not be looked at
+    reassociate,  # of the few rows that may be left, products are cheaper in another order
     simplify,  # identities in the user's code, so that patterns lie bare
     fold_batch_norm,  # while convolutions and norms can still be told
     decompose,  # to the ops that have loops
@@ -38,6 +40,7 @@ FAST_INFERENCE = (
     inference_mode,
     freeze_weights,
     narrow,
+    reassociate,
     simplify,
     fold_batch_norm,
     decompose,
@@ -77,6 +80,7 @@ __all__ = [
     "infer",
     "inference_mode",
     "narrow",
+    "reassociate",
     "report",
     "run_passes",
     "simplify",

@@ -10,6 +10,7 @@ import pytest
 
 import graphc
 from graphc import nn
+from graphc.backends import reference
 from graphc.driver import traced_graph
 from graphc.passes import FAST_INFERENCE, run_passes
 from graphc.schedule import make_schedule
@@ -17,11 +18,12 @@ from graphc.schedule.assign_layouts.blocks import blockable
 from graphc.schedule.assign_layouts.halos import border_kernel
 from graphc.schedule.expr import Aff
 from graphc.schedule.interpret import run_kernel
-from graphc.schedule.kernels import Contraction, Loops, stores
+from graphc.schedule.kernels import Contraction, Loops, stores, writes
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 from graphc.schedule.normal import flatten, flatten_contraction
 
-from .networks import inference, training
+from .harness import run_schedule
+from .networks import draw, inference, training
 
 
 def layouts(schedule) -> dict[str, str]:
@@ -257,6 +259,62 @@ def test_keys_of_attention_are_copied_and_scores_stay_plain(batch):
         (lane,) = (d for d, i in enumerate(k.w.indices) if k.lanes in i.axes)
         assert w.layout.order[-1][0] == lane
         assert all("16c" not in str(schedule.buffers[s.buffer].layout) for s in k.stores)
+
+
+class FirstToken(nn.Module):
+    """Attention of the first token over all, keys and values in one product with its queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(32, 96)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(q, k, v)[:, :, 0].flatten(1)
+
+
+def test_a_weight_that_is_read_in_two_orientations_is_packed_twice():
+    """Once for each, at compile time; where it changes it is copied in every step."""
+    graph = inference(FirstToken(), (1, 40, 32))
+    schedule = make_schedule(graph)
+    assert layouts(schedule)["qkv.weight"] == "NC16n" and layouts(schedule)["qkv.weight.w"] == "CN16c"
+    assert [schedule.buffers[n].place for n in ("qkv.weight", "qkv.weight.w")] == ["weight", "weight"]
+    assert schedule.leaves["qkv.weight.w"] == "qkv.weight"
+    assert not any("qkv.weight.w" in writes(k) for k in schedule.kernels)
+    inputs = draw(graph)
+    (got,), _ = run_schedule(schedule, *inputs)
+    np.testing.assert_allclose(got, reference.run(graph, inputs)[0][0], rtol=1e-5, atol=1e-5)
+
+    step = make_schedule(training(FirstToken(), (1, 40, 32)))
+    assert step.buffers["qkv.weight.w"].place == "arena"
+    assert any("qkv.weight.w" in writes(k) for k in step.kernels)
+
+
+def test_an_image_that_is_a_weight_gets_its_border_in_a_copy():
+    class Filtered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image = nn.Parameter((1, 16, 6, 6), nn.init.normal())
+
+        def forward(self, kernels):
+            return nn.functional.conv2d(self.image, kernels, padding=1)
+
+    graph = inference(Filtered(), (16, 16, 3, 3))
+    schedule = make_schedule(graph)
+    assert schedule.buffers["image.x"].place == "arena"
+    (got,), _ = run_schedule(schedule, *(inputs := draw(graph)))
+    np.testing.assert_allclose(got, reference.run(graph, inputs)[0][0], rtol=1e-5, atol=1e-4)
+
+
+def test_scores_of_one_query_lie_in_rows():
+    """Its heads are the rows of one product, and no channels."""
+    schedule = make_schedule(inference(FirstToken(), (1, 40, 32)))
+    (scores,) = (
+        s.buffer for k in schedule.kernels if isinstance(k, Contraction) for s in k.stores if k.par[-1][1] == 40
+    )
+    assert schedule.buffers[scores].shape == (1, 2, 1, 40)
+    assert layouts(schedule)[scores] == "NCHW"
 
 
 def test_gradients_of_queries_keys_and_values_meet_in_panels():

@@ -133,8 +133,8 @@ def wide_rows(kernel: Kernel, buffers: dict[str, Buffer]) -> Iterator[str]:
 
 def wishes(kernel: Kernel, schedule: Schedule) -> list[tuple[str, float]]:
     """(buffer, cost of not being blocked) of a contraction; a negative cost wishes for plain. A dimension that only
-    counts the products of a batch, such as the heads of attention, is no channel to be blocked; and one matrix under
-    three dimensions is read faster along its rows."""
+    counts the products of a batch, such as the heads of attention, or the rows that a product stores, is no channel to
+    be blocked; and one matrix under three dimensions is read faster along its rows."""
     if not isinstance(kernel, Contraction) or kernel.along_rows:
         return []
     x, w, buffers, innermost = kernel.x, kernel.w, schedule.buffers, schedule.traits.channels
@@ -148,6 +148,8 @@ def wishes(kernel: Kernel, schedule: Schedule) -> list[tuple[str, float]]:
         at = access.indices
         if len(at) == 3 and not batch:
             return False
+        if len(at) == 4 and kernel.kind == "matmul" and isinstance(access, Store):
+            return kernel.lanes in at[innermost[4]].axes
         return len(at) not in innermost or bool(at[innermost[len(at)]].axes - batch)
 
     return [(a.buffer, (cost if channels(a) else -PREFERENCE) * buffers[a.buffer].bytes) for a, cost in found]

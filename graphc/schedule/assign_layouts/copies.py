@@ -1,4 +1,5 @@
-"""Copies: what a contraction cannot read as it lies is copied in front of it."""
+"""Copies: what a contraction cannot read as it lies is copied in front of it, weights that do not change once and for
+all."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Copies:
 
     def __init__(self, schedule: Schedule):
         self.schedule = schedule
-        self.buffers = dict(schedule.buffers)
+        self.buffers, self.leaves = dict(schedule.buffers), dict(schedule.leaves)
         self._kernels: list[Kernel] = []
         self._names = AxisNames(tuple(schedule.buffers))
         self._made: dict[tuple, str] = {}  # (source, what the copy is) -> copy
@@ -48,10 +49,15 @@ class Copies:
         access = getattr(kernel, which)
         source = self.buffers[access.buffer]
         if (source.name, layout) not in self._made:
-            target = Buffer(self._names(f"{source.name}.{which}"), source.shape, source.dtype, layout)
+            packed = source.place in ("weight", "const") and source.name not in self.schedule.aliased
+            fixed = packed and layout != source.layout  # a copy in the same one is made for its halo
+            place = source.place if fixed else "arena"
+            target = Buffer(self._names(f"{source.name}.{which}"), source.shape, source.dtype, layout, place)
             self._made[source.name, layout] = target.name
             self.buffers[target.name] = target
-            if not self.stored_twice(source, target):
+            if fixed:  # packed a second time at compile time
+                self.leaves[target.name] = self.schedule.leaves.get(source.name, source.name)
+            elif not self.stored_twice(source, target):
                 self._kernels.append(copy_kernel(source, target, f"{kernel.name}.pack", kernel.scope))
         return replace(kernel, **{which: replace(access, buffer=self._made[source.name, layout])})
 
@@ -124,7 +130,7 @@ class Copies:
         self._made = {key: copy for key, copy in self._made.items() if self.schedule.root(key[0]) not in written}
 
     def result(self) -> Schedule:
-        return self.schedule.replace(kernels=tuple(self._kernels), buffers=self.buffers)
+        return self.schedule.replace(kernels=tuple(self._kernels), buffers=self.buffers, leaves=self.leaves)
 
 
 def copy_kernel(source: Buffer, target: Buffer, name: str, scope: str = "") -> Loops:
