@@ -7,16 +7,15 @@ Winograd's transforms counts as the program's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from graphc import driver
 from graphc.ir import NUMPY, TensorType
+from graphc.ir.frozen import frozen
 from graphc.passes import inference_mode
 
 
-@dataclass(frozen=True)
+@frozen
 class Accuracy:
     """Errors of all outputs together, as parts of the largest exact magnitude of the output they are in."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from graphc.ir import Graph, GraphcError, GraphcTypeError, GraphcValueError
+from graphc.ir.frozen import frozen
 from graphc.nn.parameter import Parameter
 
 HOST_MEMORY = (1, 3)  # DLPack's kDLCPU, and kDLCUDAHost, which the processor reads too
@@ -72,7 +72,7 @@ class CompiledNetwork:
         return f"CompiledNetwork({self.graph.name}: ({inputs}) -> {', '.join(str(v.type) for v in self.graph.outputs)})"
 
 
-@dataclass(frozen=True)
+@frozen
 class Variant:
     """The step for one batch size."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from graphc.ir import GraphcError
+from graphc.ir.frozen import frozen
 from graphc.nn import Module
 
 from .alexnet import AlexNet, alexnet
@@ -19,7 +19,7 @@ from .vgg16 import VGG16, vgg16
 from .vit_s16 import ViT, vit_s16
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """`make(classes=, in_channels=)` constructs the network; `input` is its default input shape, batch included."""
 

@@ -8,8 +8,8 @@ other share a launch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.kernels import Contraction, Schedule, reads, writes
 from graphc.schedule.places import Place, check_apart, places_of
 from graphc.schedule.text import show_kernel
@@ -22,7 +22,7 @@ from .prelude import DEVICE
 from .target import Target
 
 
-@dataclass(frozen=True)
+@frozen
 class Module:
     """The launches in order."""
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from graphc.ir import GraphcError, GraphcTypeError
+from graphc.ir.frozen import frozen
 from graphc.schedule.arguments import Argument
 
 from .assemble import Module
@@ -42,7 +43,7 @@ def current() -> CupyDevice:
     return CupyDevice(cupy)
 
 
-@dataclass(frozen=True)
+@frozen
 class DeviceMemory:
     """An allocation of CuPy's pool."""
 
@@ -51,7 +52,7 @@ class DeviceMemory:
     owner: object
 
 
-@dataclass(frozen=True)
+@frozen
 class Loaded:
     """A module on the device: functions (driver handles) by symbol."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from string import Template
 from textwrap import dedent
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff
 from graphc.schedule.kernels import Axis
 from graphc.schedule.layout import Buffer
@@ -26,7 +27,7 @@ RESERVED = (
 LIMIT = 1 << 31  # elements of a buffer and points of a kernel: indices are ints
 
 
-@dataclass(frozen=True)
+@frozen
 class KernelCode:
     """One `KERNEL(...)` function as text. `arguments` are the buffers whose first elements (of the physical array, halo
     included) it takes as pointers, in order; `grid` counts its blocks, `threads` the threads of each (a multiple of

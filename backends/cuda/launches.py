@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from graphc.ir.frozen import frozen
 from graphc.schedule.places import Place
 
 from .emit import KernelCode
 
 
-@dataclass(frozen=True)
+@frozen
 class Argument:
     """What a pointer of a kernel points to: the buffer that owns the memory, where it lies, and what is done to it."""
 
@@ -25,7 +24,7 @@ class Argument:
         return (self.written or other.written) and not both and self.place.meets(other.place)
 
 
-@dataclass(frozen=True)
+@frozen
 class Launch:
     """`kernels`: the numbers of the schedule's kernels that it runs; `arguments` in the order of the code's."""
 

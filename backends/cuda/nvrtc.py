@@ -12,12 +12,13 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 from graphc.cache import CODE, key
 from graphc.ir import GraphcError
+from graphc.ir.frozen import frozen
 
 FORMAT = "graphc cubin 1"
 # Numbers as IEEE wants them, denormals and divisions included; only a product and a sum may become one rounding.
@@ -43,7 +44,7 @@ class NvrtcError(GraphcError):
     exit_status = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Resources:
     """What one kernel takes of a multiprocessor: registers of a thread, bytes of shared memory that the text declares
     (what a launch adds is not known here), bytes of a thread spilled from registers and its stack, barriers."""
@@ -56,7 +57,7 @@ class Resources:
     barriers: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Compiled:
     """A module for one architecture: its cubin, the resources of each kernel by name, and the compiler's log."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.anonymous import anonymous, described
 from graphc.schedule.flat import Buffers
 from graphc.schedule.kernels import Contraction, Kernel, Loops
@@ -23,7 +24,7 @@ from .target import Target
 UNNAMED = "unnamed_kernel"
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Piece:
     """A kernel over buffers b0, b1, ..., which are `names` in the schedule; `key` says all of its work."""
 

@@ -5,12 +5,13 @@ Figures are those of NVIDIA's CUDA C++ programming guide, section "Compute capab
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from graphc.ir import GraphcError
+from graphc.ir.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Target:
     """A device of compute capability `arch`, such as "sm_80". Bytes of shared memory are the most that one block may
     take, and what a multiprocessor holds for all its blocks."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.canonical import coefficient, divisible
 from graphc.schedule.expr import Aff, Bound, E
 from graphc.schedule.kernels import Store
@@ -27,7 +27,7 @@ VECTOR = {"f32": ("float4", "ld4", "st4"), "i32": ("int4", "ld4i", "st4i"), "u8"
 WIDTH = 4  # lanes of a vector access
 
 
-@dataclass(frozen=True)
+@frozen
 class Lanes:
     """`axis` takes the values at + 0 .. width-1, one a lane, where `at` is what `axes` says of it, a multiple of
     `width`."""

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import loads
 from graphc.schedule.kernels import Block, Contraction, Kernel, Loops, Schedule, bodies, extents, reads, writes
 from graphc.schedule.places import Place, check_apart, places_of
@@ -75,7 +75,7 @@ def _no_pool(module: ir.Module, close: str) -> None:
 # kernels
 
 
-@dataclass(frozen=True)
+@frozen
 class Call:
     """One kernel of the schedule: the code of its parts (itself, or the body of a block), each with its buffers in
     argument order."""
@@ -139,7 +139,7 @@ def work_ns(kernel: Loops | Contraction) -> float:
 # running them
 
 
-@dataclass(frozen=True)
+@frozen
 class Job:
     """A function that every thread runs, at its entry: the memories by name, whether this thread is the first, which it
     is of how many (i64), and what NAME_run or NAME_step was called with beside the memories."""

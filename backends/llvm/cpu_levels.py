@@ -5,14 +5,14 @@ Source: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; the levels: x8
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from graphc.ir.frozen import frozen
 
 EAX, EBX, ECX, EDX = range(4)
 # Bits of XCR0 that the system sets when it saves these registers: SSE and AVX; for AVX-512 also masks and ZMM.
 PLAIN, YMM, ZMM = 0, 0x06, 0xE6
 
 
-@dataclass(frozen=True)
+@frozen
 class Feature:
     """One CPUID bit; `name` is what a person reads, `os_state` the XCR0 bits that must be set as well."""
 

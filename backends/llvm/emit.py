@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff
 
 from . import ir
@@ -23,7 +23,7 @@ SIZE = {F32: 4, I32: 4, I8: 1, I64: 8, I16: 2, PTR: 8}
 Number = ir.Value | int  # an index: folded while it is an int
 
 
-@dataclass(frozen=True)
+@frozen
 class KernelCode:
     """An emitted kernel `void f(ptr..., i64 lo, i64 hi)`: its buffers in argument order, and how many units it has."""
 

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from graphc.ir import GraphcValueError
+from graphc.ir.frozen import frozen
 
 from . import cpu_levels, toolchain
 from .toolchain import BuildError
@@ -37,7 +38,7 @@ RUN_ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class TensorInfo:
     """An input or output of the program: `dtype` is "f32", "u8" or "i32"; in C order."""
 
@@ -59,7 +60,7 @@ class KernelInfo(Protocol):
     bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class CpuObject:
     """Relocatable ELF files, one of which exports PREFIX_run, for CPUs of `level` (a name of cpu_levels.LEVELS, or
     "native").
@@ -76,7 +77,7 @@ class CpuObject:
     read_floats: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class ExecutableParts:
     """All that goes into one executable.
 

@@ -10,10 +10,10 @@ import gc
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
 
 from graphc.cache import CODE
+from graphc.ir.frozen import frozen
 from graphc.schedule.image import processors
 from graphc.schedule.kernels import Contraction, Schedule
 
@@ -25,7 +25,7 @@ from .target import Target
 MOST_THREADS = 8  # emission, which is Python, feeds no more
 
 
-@dataclass(frozen=True)
+@frozen
 class Objects:
     """The relocatable objects of a program, the last of which exports NAME_run and NAME_close, and what they took."""
 

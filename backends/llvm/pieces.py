@@ -8,8 +8,8 @@ with one function.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.anonymous import anonymous, described
 from graphc.schedule.kernels import Contraction, Kernel, Loops
 from graphc.schedule.layout import Buffer
@@ -24,7 +24,7 @@ Buffers = Mapping[str, Buffer]
 EmitKernel = Callable[[ir.Module, str, Kernel, Buffers, Target, int], KernelCode]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Piece:
     """A kernel over buffers b0, b1, ..., which are `names` in the schedule; `key` is its place in the cache and
     `symbol` its function's name. `size` characters say all of it. Of a kernel in a block, the first `steps` axes are
@@ -43,7 +43,7 @@ class Piece:
         return f"graphc_{kind}_{self.key[:24]}"
 
 
-@dataclass(frozen=True)
+@frozen
 class PieceCode:
     """What callers must know of an emitted piece: its buffers in argument order, and how many units it has."""
 

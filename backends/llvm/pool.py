@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from graphc.ir.frozen import frozen
 
 from . import ir
 from .emit import (
@@ -70,7 +71,7 @@ LIBC = {  # i32 results, as in the C library
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Pool:
     """The pool's functions in one module: run(ptr body, ptr ctx, i32 threads), barrier(i32 threads, i32 number),
     close()."""

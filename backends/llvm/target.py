@@ -7,17 +7,18 @@ while the order of every sum is fixed by the schedule.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from graphc.ir.frozen import frozen
+
 LINUX_X86, LINUX_ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 KIB = 1024
 
 
-@dataclass(frozen=True)
+@frozen
 class Target:
     """A processor: LLVM's `triple`, `cpu` and `features`, and what the kernels' shapes follow from (bytes, counts)."""
 

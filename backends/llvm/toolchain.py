@@ -16,12 +16,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 from graphc.ir import GraphcError, GraphcValueError
+from graphc.ir.frozen import frozen
 
 C_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fno-pie", "-pthread")
 _LOCK = Lock()
@@ -35,7 +35,7 @@ class BuildError(GraphcError):
     exit_status = 1  # of the command line: a failure at work, not a bad request
 
 
-@dataclass(frozen=True)
+@frozen
 class Toolchain:
     """A C compiler and linker: `name` is "cc" or "zig", `command` the start of its command line."""
 

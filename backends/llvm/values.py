@@ -11,9 +11,9 @@ import copy
 import operator
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff, Bound, E
 from graphc.schedule.layout import Buffer
 
@@ -52,7 +52,7 @@ REGISTER = {"f32": F32, "i32": I32, "u8": I8, "i1": I1}  # how an element of eac
 UNBOUNDED = 1 << 62
 
 
-@dataclass(frozen=True)
+@frozen
 class Lanes:
     """`axis` takes the values env[axis] + 0 .. width-1, one a lane. `mask`: <width x i1>, the lanes that exist; None
     means all. What the others hold is unspecified, but they touch no memory that is not the buffer's."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from graphc.files import write_whole
 from graphc.ir import dims
+from graphc.ir.frozen import frozen
 
 FEW = 8
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Answer:
     """Outputs of one run, and the files its inputs came from. `labels` may name the classes."""
 

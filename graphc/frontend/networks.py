@@ -6,16 +6,16 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from graphc.ir import GraphcError, line_of
+from graphc.ir.frozen import frozen
 from graphc.nn import Module
 
 ZOO = "graphc.models"
 
 
-@dataclass(frozen=True)
+@frozen
 class Network:
     """What the network is called, the module, and the shape of its input, batch first."""
 

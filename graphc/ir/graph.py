@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from .frozen import frozen
 from .lazy import networkx as nx
 from .op import Op
 from .types import TensorType
@@ -71,7 +72,7 @@ def array_of(data) -> np.ndarray:
     return data if isinstance(data, np.ndarray) else data.array()
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Graph:
     """`nodes` are in topological order. `weights` come from the user's parameters and buffers, `state` is made by
     passes (moments, step counter, random key); `frozen` names the weights that are not trained. `updates` pairs a

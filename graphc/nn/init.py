@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import GraphcError
+from graphc.ir.frozen import frozen
 
 _state = {"seed": 0}
 
@@ -70,7 +70,7 @@ class Init:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@frozen
 class constant(Init):
     """Every element is `value`."""
 
@@ -95,7 +95,7 @@ def _scaled(values: np.ndarray, scale: float, shift: float) -> np.ndarray:
     return values
 
 
-@dataclass(frozen=True)
+@frozen
 class uniform(Init):
     """Uniform over [low, high)."""
 
@@ -106,7 +106,7 @@ class uniform(Init):
         return _scaled(rng.random(shape, np.float32), self.high - self.low, self.low)
 
 
-@dataclass(frozen=True)
+@frozen
 class normal(Init):
     """Normal with mean `mean` and standard deviation `std`."""
 
@@ -117,7 +117,7 @@ class normal(Init):
         return _scaled(rng.standard_normal(shape, np.float32), self.std, self.mean)
 
 
-@dataclass(frozen=True)
+@frozen
 class trunc_normal(Init):
     """Normal with mean `mean` and standard deviation `std`, drawn again where it falls outside [a, b]."""
 
@@ -138,7 +138,7 @@ class trunc_normal(Init):
         return values
 
 
-@dataclass(frozen=True)
+@frozen
 class xavier_uniform(Init):
     """Uniform over +-gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
 
@@ -149,7 +149,7 @@ class xavier_uniform(Init):
         return uniform(-bound, bound).draw(shape, rng)
 
 
-@dataclass(frozen=True)
+@frozen
 class xavier_normal(Init):
     """Normal with standard deviation gain * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
 
@@ -159,7 +159,7 @@ class xavier_normal(Init):
         return normal(0.0, self.gain * math.sqrt(2.0 / sum(fans(shape)))).draw(shape, rng)
 
 
-@dataclass(frozen=True)
+@frozen
 class Kaiming(Init):
     """Standard deviation gain / sqrt(fan) (He et al., 2015). `a`: negative slope of leaky_relu; `mode`: whether the
     fan is fan_in, which keeps the variance of the forward pass, or fan_out, which keeps that of the backward pass."""
@@ -178,7 +178,7 @@ class Kaiming(Init):
         return gain(self.nonlinearity, self.a) / math.sqrt(fan)
 
 
-@dataclass(frozen=True)
+@frozen
 class kaiming_uniform(Kaiming):
     """`Kaiming`, uniform over +-sqrt(3) * std."""
 
@@ -187,7 +187,7 @@ class kaiming_uniform(Kaiming):
         return uniform(-bound, bound).draw(shape, rng)
 
 
-@dataclass(frozen=True)
+@frozen
 class kaiming_normal(Kaiming):
     """`Kaiming`, normal."""
 

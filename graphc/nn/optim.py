@@ -7,12 +7,12 @@ learning rate, which can so change between steps without compiling again. Formul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from graphc.ir import GraphcError
+from graphc.ir.frozen import frozen
 from graphc.ops import Tensor
 
 
@@ -53,7 +53,7 @@ class Optimizer:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@frozen
 class SGD(Optimizer):
     """Stochastic gradient descent. g = grad + weight_decay * w; with momentum v = momentum * v + (1 - dampening) * g
     (v = g in the first step), then w - lr * v, or with nesterov w - lr * (g + momentum * v)."""
@@ -94,7 +94,7 @@ class SGD(Optimizer):
         return weight - (grad + velocity * self.momentum if self.nesterov else velocity) * lr
 
 
-@dataclass(frozen=True)
+@frozen
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015): m and v are moving averages of g = grad + weight_decay * w and of g**2;
     w - lr * (m / c1) / (sqrt(v / c2) + eps) with the corrections c = 1 - beta**step.
@@ -138,7 +138,7 @@ class Adam(Optimizer):
         return weight - mean * (lr * scale / correction1) / (square.sqrt() + self.eps * scale)
 
 
-@dataclass(frozen=True)
+@frozen
 class AdamW(Adam):
     """Adam with decoupled weight decay, w * (1 - lr * weight_decay) (Loshchilov and Hutter, 2019)."""
 

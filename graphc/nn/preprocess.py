@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from graphc.ir import GraphcError, dims, scope
+from graphc.ir.frozen import frozen
 from graphc.ops import Tensor, constant
 
 
-@dataclass(frozen=True)
+@frozen
 class Preprocess:
     """What a program does to its first input before the network sees it: `(x * scale - mean) / std`, in f32.
 

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from graphc.ir import Graph, GraphcError, GraphcTypeError, TensorType, line_of
+from graphc.ir.frozen import frozen
 from graphc.ops import Tensor, constant, graph_of, leaf
 
 from .init import current_seed
@@ -24,7 +25,7 @@ from .init import current_seed
 RANDOM_KEY = "random.key"
 
 
-@dataclass(frozen=True)
+@frozen
 class Trace:
     """`outputs` as called; `updates` pairs a leaf with its next value; `leaves` are all weights, buffers and state."""
 

@@ -8,18 +8,18 @@ count as MACs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
+from graphc.ir.frozen import frozen
 
 from .regions import Part, Region, follow
 
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@frozen
 class MatMul(Op):
     """a[..., M, K] @ b[..., K, N]; with `transpose_a` a is [..., K, M], with `transpose_b` b is [..., N, K]."""
 
@@ -81,7 +81,7 @@ class MatMul(Op):
         k.contraction("matmul", [*batch, i, j], [r], (0, [*batch, *left]), (1, [*batch, *right]), [*batch, i, j], j)
 
 
-@dataclass(frozen=True)
+@frozen
 class Linear(Op):
     """x[..., K] @ w[N, K].T + b[N]; the bias may be left out."""
 
@@ -123,7 +123,7 @@ def conv_out(size: int, kernel: int, stride: int, padding: int, dilation: int) -
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Convolution(Op):
     """What convolution and its gradients share."""
 
@@ -153,7 +153,7 @@ class Convolution(Op):
         return k.axis("g", self.groups) if self.groups > 1 else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Conv2d(Convolution):
     """out[n,o,oh,ow] = b[o] + sum x[n, c, s*oh + d*kh - p, s*ow + d*kw - p] * w[o,c,kh,kw] within o's group."""
 
@@ -238,7 +238,7 @@ class Conv2d(Convolution):
         k.contraction("conv2d", par, [c, i, q], x, y, [b, out_channel, h, v], lanes)
 
 
-@dataclass(frozen=True)
+@frozen
 class Conv2dInputGrad(Convolution):
     """Gradient of `Conv2d` with respect to its input: dx from (dy, w). `size` is the image's (H, W)."""
 
@@ -324,7 +324,7 @@ class Conv2dInputGrad(Convolution):
             yield r, -(-(self.size[axis] - r) // s), taps
 
 
-@dataclass(frozen=True)
+@frozen
 class Conv2dWeightGrad(Convolution):
     """Gradient of `Conv2d` with respect to its weights: dw from (x, dy). `kernel` is (KH, KW)."""
 

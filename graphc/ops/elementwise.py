@@ -6,11 +6,11 @@ Operands broadcast as in NumPy. In `vjp` the gradients keep the broadcast shape;
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import NUMPY, Cost, Op, ShapeError, TensorType, dims, require
+from graphc.ir.frozen import frozen
 
 from .regions import Part, Region, follow
 
@@ -77,7 +77,7 @@ class Comparison(Elementwise):
         return (None, None)
 
 
-@dataclass(frozen=True)
+@frozen
 class Add(Elementwise):
     """a + b"""
 
@@ -93,7 +93,7 @@ class Add(Elementwise):
         return dy[0], dy[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class Sub(Elementwise):
     """a - b"""
 
@@ -109,7 +109,7 @@ class Sub(Elementwise):
         return dy[0], -dy[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class Mul(Elementwise):
     """a * b"""
 
@@ -125,7 +125,7 @@ class Mul(Elementwise):
         return dy[0] * x[1], dy[0] * x[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class Div(Float):
     """a / b"""
 
@@ -141,7 +141,7 @@ class Div(Float):
         return dy[0] / x[1], -dy[0] * y[0] / x[1]
 
 
-@dataclass(frozen=True)
+@frozen
 class Neg(Elementwise):
     """-x"""
 
@@ -157,7 +157,7 @@ class Neg(Elementwise):
         return (-dy[0],)
 
 
-@dataclass(frozen=True)
+@frozen
 class Abs(Elementwise):
     """|x|; the gradient at 0 is 0."""
 
@@ -173,7 +173,7 @@ class Abs(Elementwise):
         return ((x[0] > 0.0).select(dy[0], (x[0] < 0.0).select(-dy[0], 0.0)),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Maximum(Elementwise):
     """max(a, b), NaN if either is; equal operands share the gradient."""
 
@@ -194,7 +194,7 @@ class Maximum(Elementwise):
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class Minimum(Elementwise):
     """min(a, b), NaN if either is; equal operands share the gradient."""
 
@@ -215,7 +215,7 @@ class Minimum(Elementwise):
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class Exp(Float):
     """e**x"""
 
@@ -231,7 +231,7 @@ class Exp(Float):
         return (dy[0] * y[0],)
 
 
-@dataclass(frozen=True)
+@frozen
 class Log(Float):
     """Natural logarithm; -inf at 0, NaN below."""
 
@@ -247,7 +247,7 @@ class Log(Float):
         return (dy[0] / x[0],)
 
 
-@dataclass(frozen=True)
+@frozen
 class Sqrt(Float):
     """Square root; NaN below 0."""
 
@@ -263,7 +263,7 @@ class Sqrt(Float):
         return (dy[0] * 0.5 / y[0],)
 
 
-@dataclass(frozen=True)
+@frozen
 class Floor(Float):
     """The greatest integer not above x, as f32; its gradient is zero."""
 
@@ -279,7 +279,7 @@ class Floor(Float):
         return (None,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Tanh(Float):
     """Hyperbolic tangent"""
 
@@ -298,7 +298,7 @@ class Tanh(Float):
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-@dataclass(frozen=True)
+@frozen
 class Erf(Float):
     """The error function, 2/sqrt(pi) * integral of exp(-t**2) from 0 to x"""
 
@@ -314,7 +314,7 @@ class Erf(Float):
         return (dy[0] * (-(x[0] * x[0])).exp() * (2.0 / math.sqrt(math.pi)),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Gelu(Float):
     """x * Phi(x), with the distribution function Phi of the standard normal (Hendrycks and Gimpel, 2016).
 
@@ -337,7 +337,7 @@ class Gelu(Float):
         return (dy[0] * (0.5 * (1.0 + (x * math.sqrt(0.5)).erf()) + x * bell),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Sigmoid(Float):
     """1 / (1 + exp(-x)), computed from exp(-|x|) so that it never overflows."""
 
@@ -356,7 +356,7 @@ class Sigmoid(Float):
         return (dy[0] * y[0] * (1.0 - y[0]),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Relu(Elementwise):
     """max(x, 0), NaN kept; the gradient at 0 is 0, at NaN it passes."""
 
@@ -372,7 +372,7 @@ class Relu(Elementwise):
         return ((y[0] <= 0.0).select(0.0, dy[0]),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Clip(Float):
     """min(max(x, low), high), NaN kept; the gradient is 0 at both ends and beyond, at NaN it passes."""
 
@@ -391,7 +391,7 @@ class Clip(Float):
         return (((y[0] <= self.low) | (y[0] >= self.high)).select(0.0, dy[0]),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Less(Comparison):
     """a < b"""
 
@@ -404,7 +404,7 @@ class Less(Comparison):
         return (a < b,)
 
 
-@dataclass(frozen=True)
+@frozen
 class LessEqual(Comparison):
     """a <= b"""
 
@@ -417,7 +417,7 @@ class LessEqual(Comparison):
         return (a <= b,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Equal(Comparison):
     """a == b"""
 
@@ -430,7 +430,7 @@ class Equal(Comparison):
         return (a == b,)
 
 
-@dataclass(frozen=True)
+@frozen
 class And(Logical):
     """a and b"""
 
@@ -443,7 +443,7 @@ class And(Logical):
         return (a & b,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Or(Logical):
     """a or b"""
 
@@ -456,7 +456,7 @@ class Or(Logical):
         return (a | b,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Not(Logical):
     """not a"""
 
@@ -469,7 +469,7 @@ class Not(Logical):
         return (~a,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Select(Elementwise):
     """a where the condition holds, else b"""
 
@@ -489,7 +489,7 @@ class Select(Elementwise):
         return None, x[0].select(dy[0], 0.0), x[0].select(0.0, dy[0])
 
 
-@dataclass(frozen=True)
+@frozen
 class Cast(Elementwise):
     """x as another element type; f32 to an integer truncates towards zero, to i1 tells x != 0."""
 

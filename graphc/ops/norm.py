@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
+from graphc.ir.frozen import frozen
 
 from .regions import Part, Region, follow, follow_except
 
@@ -27,7 +27,7 @@ def check_channels(op: Op, x: TensorType, vectors: tuple[TensorType, ...]) -> No
     require(all(t.dtype == "f32" for t in (x, *vectors)), f"{op.name} needs f32 operands; cast the input first")
 
 
-@dataclass(frozen=True)
+@frozen
 class BatchNorm(Op):
     """(x - mean) / sqrt(var + eps) * weight + bias with the batch's own statistics a channel (Ioffe and Szegedy, 2015).
 
@@ -89,7 +89,7 @@ class BatchNorm(Op):
         return inner * channels(weight * rstd, image), dweight, dbias, None, None
 
 
-@dataclass(frozen=True)
+@frozen
 class BatchNormInference(Op):
     """(x - mean) / sqrt(var + eps) * weight + bias with given (running) statistics."""
 
@@ -121,7 +121,7 @@ class BatchNormInference(Op):
         return (x * channels(scale, x) + channels(shift, x),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Standardize(Op):
     """(x - mean) / sqrt(var + eps) with the mean and the biased variance over `axes`: what layer, group and instance
     norm do before their weights."""
@@ -166,7 +166,7 @@ class Standardize(Op):
         return ((g - means[0] - xhat * means[1]) * rstd,)
 
 
-@dataclass(frozen=True)
+@frozen
 class Softmax(Op):
     """exp(x - max) / sum(exp(x - max)) along `axis`"""
 
@@ -196,7 +196,7 @@ class Softmax(Op):
         return (y[0] * (dy[0] - (dy[0] * y[0]).sum(self.axis, keepdim=True)),)
 
 
-@dataclass(frozen=True)
+@frozen
 class LogSoftmax(Op):
     """x - max - log(sum(exp(x - max))) along `axis`"""
 
@@ -217,7 +217,7 @@ class LogSoftmax(Op):
         return (dy[0] - y[0].exp() * dy[0].sum(self.axis, keepdim=True),)
 
 
-@dataclass(frozen=True)
+@frozen
 class OneHot(Op):
     """1 where the class index along the new last dimension equals the label (i32), else 0."""
 
@@ -241,7 +241,7 @@ class OneHot(Op):
         k.finish(at)
 
 
-@dataclass(frozen=True)
+@frozen
 class CrossEntropy(Op):
     """-log_softmax(scores)[label] for each row: scores [N, C] and labels i32 [N] give losses [N], NaN where
     a label is no class."""

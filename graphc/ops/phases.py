@@ -9,19 +9,19 @@ op.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from graphc.ir import Op, TensorType, require
+from graphc.ir.frozen import frozen
 
 # An image of so few channels, with so few phases in all, has those of a pixel stored together. Others have their
 # channels stored along vectors.
 FEW_CHANNELS, FEW_PHASES = 15, 64
 
 
-@dataclass(frozen=True)
+@frozen
 class SpaceToDepth(Op):
     """out[n, (p*s + q)*C + c, h, w] = x[n, c, h*s + p - padding[0], w*s + q - padding[1]], and 0 where that is no pixel
     of x [N, C, H, W]. `size` is the extent of the result; channels beyond s * s * C are 0."""

@@ -3,14 +3,14 @@ were composed of others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from graphc.ir.frozen import frozen
 
 from .elementwise import Float
 
 
-@dataclass(frozen=True)
+@frozen
 class Power(Float):
     """x**exponent for a number, as exp(exponent * log(x)); NaN below 0. The gradient is exponent * x**(exponent - 1)
     everywhere, also at 0 and infinity."""
@@ -29,7 +29,7 @@ class Power(Float):
         return (dy[0] * (x[0] ** (self.exponent - 1.0) * self.exponent),)
 
 
-@dataclass(frozen=True)
+@frozen
 class PowerOf(Float):
     """a**b as exp(b * log(a)); NaN below 0, 1 where b is 0. Gradients are PyTorch's: that of a is 0 where b is 0, that
     of b is 0 where a is 0 and b is not negative."""
@@ -50,7 +50,7 @@ class PowerOf(Float):
         return dy[0] * of_a, dy[0] * of_b
 
 
-@dataclass(frozen=True)
+@frozen
 class Log1p(Float):
     """log(1 + x), right to the last digits near 0. W. Kahan's form: with w = 1 + x rounded, log(w) * (x / (w - 1))
     makes up for the rounding of w."""
@@ -70,7 +70,7 @@ class Log1p(Float):
         return (dy[0] / (x[0] + 1.0),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Expm1(Float):
     """exp(x) - 1, right to the last digits near 0: (exp(x) + 1) * tanh(x / 2)."""
 

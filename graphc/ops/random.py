@@ -5,11 +5,11 @@ target, run or resumed."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, require
+from graphc.ir.frozen import frozen
 
 M0, M1, W0, W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
@@ -36,7 +36,7 @@ def const(like, word: int):
     return np.uint32(word & 0xFFFFFFFF) if isinstance(like, np.ndarray | np.uint32) else signed(word)
 
 
-@dataclass(frozen=True)
+@frozen
 class Uniform(Op):
     """Uniform numbers in [0, 1) of 24 bits, from the key (seed low, seed high, step low, step high) as i32[4].
 
@@ -95,7 +95,7 @@ class Uniform(Op):
         k.finish(at)
 
 
-@dataclass(frozen=True)
+@frozen
 class Dropout(Op):
     """x / (1 - p) with probability 1 - p, else 0: from x and the random key. Gone in inference."""
 

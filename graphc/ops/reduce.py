@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, require
+from graphc.ir.frozen import frozen
 
 from .regions import Part, Region, follow
 
 
-@dataclass(frozen=True)
+@frozen
 class Reduction(Op):
     """`axes` become extent 1 (`keepdim`) or go."""
 
@@ -48,7 +47,7 @@ class Reduction(Op):
         k.finish(par)
 
 
-@dataclass(frozen=True)
+@frozen
 class Sum(Reduction):
     """Sum over `axes`."""
 
@@ -65,7 +64,7 @@ class Sum(Reduction):
         return (self.spread(dy[0], x[0]).expand(x[0].shape),)
 
 
-@dataclass(frozen=True)
+@frozen
 class Max(Reduction):
     """Greatest element over `axes`, NaN if there is one; equal maxima share the gradient, as torch.amax does."""
 
@@ -85,7 +84,7 @@ class Max(Reduction):
         return (hit * share,)
 
 
-@dataclass(frozen=True)
+@frozen
 class ArgMax(Op):
     """Index of the greatest element along `axis`, i32; the first among equals, the first NaN before all."""
 

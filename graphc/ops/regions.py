@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from graphc.ir import Op, TensorType
+from graphc.ir.frozen import frozen
 
 Region = tuple[range, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Part:
     """`op` on these regions of the operands gives the region `result`, which holds the one that was asked for. Without
     an op the region of the only operand is the result."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from graphc.ir import NUMPY, Op, TensorType, dims, require
+from graphc.ir.frozen import frozen
 
 from .regions import Part, Region, extents, follow, follow_except, reshaped
 
 
-@dataclass(frozen=True)
+@frozen
 class Constant(Op):
     """A constant tensor: `values` in C order, or one value for all elements."""
 
@@ -64,7 +64,7 @@ class Constant(Op):
         return ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Reshape(Op):
     """The same elements in C order under another shape."""
 
@@ -103,7 +103,7 @@ class Reshape(Op):
         return tuple(result)
 
 
-@dataclass(frozen=True)
+@frozen
 class Transpose(Op):
     """Result dimension i is operand dimension axes[i]."""
 
@@ -127,7 +127,7 @@ class Transpose(Op):
         return tuple(indices[self.axes.index(d)] for d in range(x.rank))
 
 
-@dataclass(frozen=True)
+@frozen
 class Slice(Op):
     """x[start:stop:step] in every dimension, steps positive."""
 
@@ -162,7 +162,7 @@ class Slice(Op):
         return tuple(i * s + a for i, s, a in zip(indices, self.step, self.start, strict=True))
 
 
-@dataclass(frozen=True)
+@frozen
 class Pad(Op):
     """Zeros put before, after and (`interior` many) between the elements of every dimension."""
 
@@ -236,7 +236,7 @@ def pad(x, before, after, interior):
     return x.apply(Pad(tuple(before), tuple(after), tuple(interior))) if any((*before, *after, *interior)) else x
 
 
-@dataclass(frozen=True)
+@frozen
 class Concat(Op):
     """Operands one after the other along `axis`."""
 
@@ -279,7 +279,7 @@ class Concat(Op):
             start += t.shape[self.axis]
 
 
-@dataclass(frozen=True)
+@frozen
 class Expand(Op):
     """Broadcast to `shape`, as NumPy does."""
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from graphc.ir import NUMPY, Cost, Op, TensorType, dims, require
+from graphc.ir.frozen import frozen
 
 from .regions import Part, Region, follow_except
 
@@ -30,7 +30,7 @@ def pool_out(size: int, kernel: int, stride: int, padding: int, dilation: int, c
     return out
 
 
-@dataclass(frozen=True)
+@frozen
 class Window(Op):
     """The geometry that pools and their gradients share."""
 
@@ -160,7 +160,7 @@ class Window(Op):
         yield from counts.items()
 
 
-@dataclass(frozen=True)
+@frozen
 class MaxPool2d(Window):
     """Greatest element of every window, and its place kh * KW + kw in the window (the first among equals)."""
 
@@ -197,7 +197,7 @@ class MaxPool2d(Window):
         k.finish(at)
 
 
-@dataclass(frozen=True)
+@frozen
 class MaxPool2dGrad(Window):
     """Gradient of `MaxPool2d` from (dy, position): each dy goes to the element it came from. `size` is the (H, W)."""
 
@@ -229,7 +229,7 @@ class MaxPool2dGrad(Window):
         self.lower_gather(k, term, self.position_dtype)
 
 
-@dataclass(frozen=True)
+@frozen
 class MaxPool2dPick(Window):
     """The element of every window of x at a given position: the adjoint of `MaxPool2dGrad`."""
 
@@ -258,7 +258,7 @@ class MaxPool2dPick(Window):
         k.finish(at)
 
 
-@dataclass(frozen=True)
+@frozen
 class SumPool2d(Window):
     """Sum of every window."""
 
@@ -296,7 +296,7 @@ class SumPool2d(Window):
         k.finish(at)
 
 
-@dataclass(frozen=True)
+@frozen
 class SumPool2dGrad(Window):
     """Gradient of `SumPool2d`: each image position sums the dy of the windows that hold it. `size` is the (H, W)."""
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, reduce
 
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
+from graphc.ir.frozen import frozen
 
 Matrix = tuple[tuple[float, ...], ...]
 FORMS = ((2, 3), (4, 3), (5, 3), (3, 4), (2, 5), (3, 5))  # (m, k) that exist
@@ -128,7 +128,7 @@ def weighted(row: Sequence[float], values: list):
     return total
 
 
-@dataclass(frozen=True)
+@frozen
 class Winograd(Op):
     """What the three ops share: the extents of the output tile and of the kernel, one of `FORMS`."""
 
@@ -157,7 +157,7 @@ class Winograd(Op):
         return matrices(self.tile, self.kernel)[2]
 
 
-@dataclass(frozen=True)
+@frozen
 class WinogradInput(Winograd):
     """B.T d B of every tile of the padded image: x [N, C, H, W] gives [F, T, C]."""
 
@@ -206,7 +206,7 @@ class WinogradInput(Winograd):
         k.finish([n, a, b, c])
 
 
-@dataclass(frozen=True)
+@frozen
 class WinogradWeights(Winograd):
     """G g G.T of every filter: w [O, C, K, K] gives [F, O, C]. Evaluated once where the weights are constants, in
     double precision."""
@@ -235,7 +235,7 @@ class WinogradWeights(Winograd):
         k.finish([o, c])
 
 
-@dataclass(frozen=True)
+@frozen
 class WinogradOutput(Winograd):
     """A.T m A of every tile: m [F, T, O] gives [N, O, *size]; what tiles reach beyond `size` is left out."""
 

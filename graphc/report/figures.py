@@ -6,14 +6,15 @@ All figures are of one execution on the inputs' shapes, the batch included.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from graphc.ir import Value
+from graphc.ir.frozen import frozen
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Window:
     """The sliding window of a convolution or pool, one number an axis."""
 
@@ -24,7 +25,7 @@ class Window:
     groups: int = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Layer:
     """One call of a layer, or one functional op.
 
@@ -50,7 +51,7 @@ class Layer:
     receptive_field: Shape | None
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainingBytes:
     """Memory of one training step beside the weights, in bytes; `total` holds the weights too."""
 
@@ -60,7 +61,7 @@ class TrainingBytes:
     total: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Totals:
     """Sums over the graph; weights count once. `peak_activation_bytes` is the arena of the memory plan, None before
     there is one."""
@@ -75,7 +76,7 @@ class Totals:
     training: TrainingBytes | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Figures:
     """A whole report. `kinds` maps module paths to class names; `unused` names parameters that nothing reads."""
 

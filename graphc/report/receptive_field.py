@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from graphc.ir import Graph, Node, Op, TensorType, Value
+from graphc.ir.frozen import frozen
 from graphc.ops.contraction import Conv2d, Convolution, Linear, MatMul
 from graphc.ops.norm import LogSoftmax, Softmax
 from graphc.ops.reduce import ArgMax, Reduction
@@ -23,7 +24,7 @@ from graphc.ops.window import Window as Pool
 from .figures import Window
 
 
-@dataclass(frozen=True)
+@frozen
 class Field:
     """The interval along one input axis. `dims`: dimensions of the value along which elements see different positions;
     `jump` is None where these are not an affine function of the index (after a flatten). `size`: the axis' extent."""

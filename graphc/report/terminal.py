@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import textwrap
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.ir.lazy import lazily
 
 from .figures import Figures, Layer
@@ -17,7 +17,7 @@ rich_console, rich_table, rich_text = map(lazily, ("rich.console", "rich.table",
 GAP = 2  # blanks between columns
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     """A line of the tree: a container's title (no layer) or a layer's row."""
 

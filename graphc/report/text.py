@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from graphc.ir import NUMPY, dims
+from graphc.ir.frozen import frozen
 
 from .figures import Figures, Layer, Shape, Window
 
@@ -16,7 +16,7 @@ CONVENTION = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Column:
     """`cell` makes the texts of all rows at once, so that a unit is chosen once for the column. A narrow terminal shows
     the columns that fit, those of low `rank` first, those of rank 0 always."""

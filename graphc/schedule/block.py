@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
+
+from graphc.ir.frozen import frozen
 
 from .assign_layouts.activations import resized
 from .dependences import dependences
@@ -60,7 +62,7 @@ def block(schedule: Schedule) -> Schedule:
     return schedule.replace(kernels=tuple(kernels), buffers=buffers)
 
 
-@dataclass(frozen=True)
+@frozen
 class Step:
     """A step axis as a buffer sees it: its place in dimension `dim` grows by `stride` for each of `extent` steps."""
 
@@ -176,7 +178,7 @@ class _Chains:
         return total
 
 
-@dataclass(frozen=True)
+@frozen
 class _Plan:
     """A chain cut into steps, and what it costs."""
 
@@ -191,7 +193,7 @@ class _Plan:
         return Block(last.name, self.axes, tuple(c.made(names) for c in self.cuts), tuple(sorted(names)), last.scope)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Cut:
     """A kernel whose parallel axes are `moved`, so that the first ones of the new ones, `par`, are steps. `places`:
     where the kernel as it was accesses which buffer."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from graphc.ir.frozen import frozen
 
 from .expr import Aff, Bound, const, guard
 from .kernels import Contraction, Loops, Reduce, Stage
@@ -16,7 +17,7 @@ IDENTITY = {"sum": 0.0, "max": float("-inf"), "min": float("inf"), "argmax": flo
 LEAST = {"sum": 0, "max": -(2**31), "min": 2**31 - 1, "argmax": -(2**31)}
 
 
-@dataclass(frozen=True)
+@frozen
 class Split:
     """An axis cut into blocks, `axis = block * outer + inner`. `extent` is the axis's own; the last block may be
     incomplete, and then some values of `outer`, `inner` lie beyond it."""
@@ -49,13 +50,13 @@ class Split:
         return min(self.block, self.extent - self.block * outer)
 
 
-@dataclass(frozen=True)
+@frozen
 class FlatLoops(Loops):
     """A `Loops` whose every index tuple is `(offset,)`: the element offset into the physical array, an `Aff` or, for
     computed indices, an i32 `E`. Scratch buffers are one-dimensional."""
 
 
-@dataclass(frozen=True)
+@frozen
 class FlatContraction(Contraction):
     """A `Contraction` whose every index tuple is `(offset,)`, always affine in `x`, `w` and the stores.
 

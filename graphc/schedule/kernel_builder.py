@@ -7,9 +7,9 @@ constants stay out of its sight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from graphc.ir import Node, TensorType, Value
+from graphc.ir.frozen import frozen
 
 from .expr import Aff, Bound, E, axis, binary, const, guard, load, temp
 from .kernels import ACC, Access, AxisNames, Contraction, Kernel, Loops, Reduce, Stage, Store
@@ -19,7 +19,7 @@ Indices = Sequence["Aff | E | int"]
 Bounds = Sequence["tuple[Aff | int, int, int]"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """How a graph value is read: a uniform constant, or a buffer behind a chain of index renamings."""
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import count
+
+from graphc.ir.frozen import frozen
 
 from .expr import Aff, Bound, E, const, guard, load, loads, temp
 from .layout import Buffer
@@ -44,7 +46,7 @@ class AxisNames:
         return name
 
 
-@dataclass(frozen=True)
+@frozen
 class Reduce:
     """`name = op over the stage's axes of expr`. argmax also carries `index` (i32); its results are `temp(name)` and
     `temp(name.i)`; NaN is the greatest value, and among equals the least index in axis order wins."""
@@ -55,7 +57,7 @@ class Reduce:
     index: E | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Store:
     """`buffer[indices] = expr`, with logical indices, where all of `valid` hold; elsewhere nothing happens, and `expr`
     may read outside of its buffers."""
@@ -66,7 +68,7 @@ class Store:
     valid: tuple[Bound, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Stage:
     """One nest over `axes` (may be empty); every expression is evaluated before any of its stores, per iteration."""
 
@@ -96,7 +98,7 @@ class Accessing:
         return tuple(tuple(dict.fromkeys(n for n in names if n not in own)) for names in (read, written))
 
 
-@dataclass(frozen=True)
+@frozen
 class Loops(Accessing):
     """For each point of `par`, the stages in order. `scratch` are this kernel's own row buffers, one per thread.
     `scope` is where in the user's network it comes from, for names and reports."""
@@ -112,7 +114,7 @@ class Loops(Accessing):
         return frozenset(b.name for b in self.scratch)
 
 
-@dataclass(frozen=True)
+@frozen
 class Access:
     """`buffer[indices]`, affine in the kernel's axes."""
 
@@ -124,7 +126,7 @@ class Access:
         return load(self.buffer, self.indices, self.dtype)
 
 
-@dataclass(frozen=True)
+@frozen
 class Contraction(Accessing):
     """`acc[par] = sum over red of x[...] * w[...]` (one fused multiply-add each, in the order of `red`, from 0), then
     `stores`, whose expressions read `temp("acc")`. `w` is the operand read as vectors along the `lanes` axis of `par`
@@ -171,7 +173,7 @@ class Contraction(Accessing):
         return math.prod(e for _, e in self.par + self.red)
 
 
-@dataclass(frozen=True)
+@frozen
 class Block(Accessing):
     """For each point of `steps`, the kernels of `body` in order, each over the rest of its parallel axes: the first
     axes of all of them are the steps. What a kernel hands to the next lies in the buffers named `local`, of place
@@ -257,7 +259,7 @@ def writes(kernel: Kernel) -> tuple[str, ...]:
     return kernel.outside[1]
 
 
-@dataclass(frozen=True)
+@frozen
 class Schedule:
     """A program before it is code: buffers, kernels in execution order, and the caller's view of them.
 

@@ -13,10 +13,12 @@ elements as if it was stored in float32.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 import numpy as np
+
+from graphc.ir.frozen import frozen
 
 from . import fixed_point
 from .expr import Aff, E, Extents
@@ -29,7 +31,7 @@ ALIGNMENT = 64  # bytes; every buffer starts on such an address
 BLOCK = fixed_point.LANES
 
 
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """`order`: (dimension, "whole" | "outer" | "inner") from slowest to fastest; `halo`: (dimension, before, after);
     `spare`: (dimension, elements behind it), of whole dimensions."""
@@ -82,7 +84,7 @@ class Layout:
         return text or "scalar"
 
 
-@dataclass(frozen=True)
+@frozen
 class Buffer:
     """A named place for one tensor: logical `shape`, `dtype`, `layout`, and `place` with the byte `offset` in it.
 

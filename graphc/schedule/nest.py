@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from graphc.ir.frozen import frozen
 
 from .borders import UNROLLED, find_cuts
 from .canonical import canonical, coefficient, find_tile, stage_accesses
@@ -28,7 +30,7 @@ UNIT_ITERATIONS = 8192  # and the work below which a unit is not cut further: re
 SCRATCH_BYTES = 64 << 10  # all scratch rows of a kernel together, on the stack
 
 
-@dataclass(frozen=True)
+@frozen
 class Nest:
     """A kernel ready to emit.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from graphc.ir.frozen import frozen
 
 from .kernels import Kernel, Schedule, bodies, reads, writes
 from .layout import Buffer
@@ -11,7 +12,7 @@ from .layout import Buffer
 MEMORY_OF = {"weight": "weights", "const": "weights", "state": "state", "arena": "arena", "thread": "thread"}
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """Bytes [start, stop) of a memory: weights, state, arena, or one of the caller's arrays."""
 

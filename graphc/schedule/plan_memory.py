@@ -7,13 +7,15 @@ plan is kept: largest buffer first, and first kernel first; each takes the lowes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from graphc.ir.frozen import frozen
 
 from .kernels import Block, Schedule, reads, writes
 from .layout import ALIGNMENT, Buffer
 
 
-@dataclass(frozen=True)
+@frozen
 class Span:
     """A buffer's need: bytes, rounded up to the alignment, from the first to the last kernel that touches it."""
 

@@ -7,15 +7,17 @@ Both backends' contraction kernels begin here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
+
+from graphc.ir.frozen import frozen
 
 from .expr import Aff, substitute_axes, walk
 from .flat import FlatContraction
 from .kernels import Access, Axis, Store
 
 
-@dataclass(frozen=True)
+@frozen
 class Roles:
     """`batch` axes are those that both operands know, `points` those that w does not know, `lanes` those of w alone;
     each in the kernel's order. `red` axes are summed over."""

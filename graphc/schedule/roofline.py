@@ -7,16 +7,17 @@ the nearest memory that holds it all, whichever is longer. Backends measure; tab
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
+
+from graphc.ir.frozen import frozen
 
 from .expr import E
 from .kernels import Kernel, Schedule, accesses, bodies, extents, reads, writes
 from .layout import NUMPY, Buffer
 
 
-@dataclass(frozen=True)
+@frozen
 class Limits:
     """Of `threads` threads together, or of a whole device (0): FLOP/s of multiply-adds, and bytes/s of reading buffers
     of up to so many bytes (in all; None for any size), the nearest memory first."""
@@ -34,7 +35,7 @@ class Limits:
         return max(2 * macs / self.flops, touched / self.bandwidth(touched))
 
 
-@dataclass(frozen=True)
+@frozen
 class Work:
     """One kernel: its multiply-adds, and the bytes that it reads or writes, each once."""
 
@@ -44,7 +45,7 @@ class Work:
     bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class KernelTime(Work):
     """A kernel and its `seconds`: median of the runs, less the cost of an empty call."""
 
@@ -95,7 +96,7 @@ def drawn(b: Buffer) -> np.ndarray:
     return np.zeros(b.shape, NUMPY[b.dtype])
 
 
-@dataclass(frozen=True)
+@frozen
 class Profile:
     """Times of a program's kernels, and the limits of the machine in the same run."""
 

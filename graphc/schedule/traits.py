@@ -7,12 +7,14 @@ bits on every machine of a kind.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from graphc.ir.frozen import frozen
 
 from .layout import BLOCK, Layout
 
 
-@dataclass(frozen=True)
+@frozen
 class Traits:
     """`layouts`: by rank, how tensors lie that contractions work on; `block`: how many channels lie side by side there
     before the next position begins, 1 where all of them do. Weights are packed likewise.

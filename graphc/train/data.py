@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from graphc.ir import GraphcError, dims
+from graphc.ir.frozen import frozen
 
 DIGITS_SIZE = 28
 DIGITS_MAXIMUM = 16.0  # scikit-learn's digits count dark pixels of 4x4 cells: 0..16
@@ -24,7 +24,7 @@ class DataError(GraphcError):
     """A data set that is missing, damaged, or does not hold what training needs."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Dataset:
     """Samples and their labels, in the same order.
 
@@ -75,7 +75,7 @@ class Dataset:
             yield self.images[index], self.labels[index]
 
 
-@dataclass(frozen=True)
+@frozen
 class Splits:
     """What a network learns from, and what it is judged by."""
 

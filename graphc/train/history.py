@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from graphc.ir.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Epoch:
     """One pass over the training data.
 
@@ -29,7 +29,7 @@ class Epoch:
         return self.samples / self.seconds if self.seconds > 0 else 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class History:
     """A whole run. `checkpoint` is the weight file written after each epoch, or None."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -11,6 +10,7 @@ from graphc import cache
 from graphc.backends.llvm import pieces
 from graphc.backends.llvm.kernels.loops import emit_loops
 from graphc.backends.llvm.program import LlvmProgram
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff, const, load
 from graphc.schedule.kernels import Block, Kernel, Loops, Schedule, Stage, Store
 from graphc.schedule.layout import Buffer
@@ -18,7 +18,7 @@ from graphc.schedule.layout import Buffer
 I = Aff.of("i")
 
 
-@dataclass(frozen=True)
+@frozen
 class Doubled(Loops):
     """A kernel of a new kind."""
 

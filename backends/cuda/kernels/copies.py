@@ -7,7 +7,7 @@ since nobody stores their sums; depths beyond the end of the sum are zeros.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from graphc.ir.frozen import frozen
 
 from ..emit import Writer
 from .form import Operand
@@ -16,7 +16,7 @@ from .tiles import Stage
 MOST_DIVIDED = 8  # passes in a row whose places are found by division: more at once take registers from the sums
 
 
-@dataclass(frozen=True)
+@frozen
 class Copies:
     """`operand`, its rows from `first` (a C name) on, into `stage`; `rows` and `depth` are how many exist in all, and
     `pointer` is the C pointer to the batch point's element (0, 0)."""

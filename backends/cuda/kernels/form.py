@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff
 from graphc.schedule.flat import FlatContraction
 from graphc.schedule.kernels import Access, Axis, Contraction, Store, reads, writes
@@ -22,7 +23,7 @@ VECTOR = 4  # floats in the widest access
 MOST_ELEMENTS = 1 << 31  # that 32-bit offsets reach
 
 
-@dataclass(frozen=True)
+@frozen
 class Line:
     """Where the elements of a flat number lie: its digits (extent, stride), slowest first, merged where one stride
     serves two of them; at least one."""
@@ -57,7 +58,7 @@ class Line:
         return " + ".join(terms[::-1]) or "0"
 
 
-@dataclass(frozen=True)
+@frozen
 class Operand:
     """x by its rows m, or w by its rows n: an element lies at `const` + its batch point's, row's and depth's offset."""
 
@@ -89,7 +90,7 @@ class Operand:
         return VECTOR if aligned and along.run > 1 and along.run % VECTOR == 0 else 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Form:
     """`axes` are by role, in the order in which they make up the numbers m, n, k and the batch's. `arguments` are the
     buffers the kernel touches, `written` those it stores to."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as Table
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.canonical import coefficient, divisible, stage_accesses
 from graphc.schedule.flat import FlatLoops
 from graphc.schedule.kernels import Axis, Reduce, Stage
@@ -30,7 +31,7 @@ MANY_LOADS = 20  # of one point: enough to have under way without vectors, and v
 SHARED_BYTES = 48 << 10  # of scratch rows in a block, where fewer points can help it
 
 
-@dataclass(frozen=True)
+@frozen
 class Mapping:
     """`kernel`: its parallel axes and those of its stages in the order that threads run over them. A thread takes
     `width` neighbouring points along the last parallel axis; in stage k, `rows[k]` neighbouring iterations along the

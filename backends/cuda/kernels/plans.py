@@ -7,7 +7,8 @@ many blocks share a multiprocessor. Shapes and the target's constants decide alo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from graphc.ir.frozen import frozen
 
 from ..target import Target
 from .form import Form
@@ -28,7 +29,7 @@ SHARED_RATE = 32  # floats per cycle that shared memory gives to a multiprocesso
 CACHE_RATE = 8  # floats per cycle that the second-level cache gives to each multiprocessor when all of them read
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """`down` x `across` tiles for each point of the batch; `slices` of the sum go through `stages` stages."""
 

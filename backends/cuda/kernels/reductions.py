@@ -11,8 +11,8 @@ warps through shared memory: by shuffles again where a warp is one point's, one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.flat import IDENTITY, LEAST
 from graphc.schedule.kernels import Reduce
 
@@ -83,7 +83,7 @@ def halve(write: Writer, out: Reduce, states: Sequence[State]) -> State:
     return states[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class Team:
     """The workers of a point. `point`, `thread`: C names of the point's and the thread's number within the block."""
 

@@ -11,7 +11,7 @@ is does not matter as long as both operands and the sums agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from graphc.ir.frozen import frozen
 
 from ..emit import Writer
 
@@ -19,7 +19,7 @@ PAD = 4  # floats behind each row of a stage: rows then begin in banks 4 apart (
 FRAGMENTS = 96  # registers of a thread for sums and operands
 
 
-@dataclass(frozen=True)
+@frozen
 class Stage:
     """`rows` x `depth` elements of an operand in shared memory, in array `name`s."""
 
@@ -41,7 +41,7 @@ class Stage:
         return f"({slow}) * {self.pitch} + {fast}"
 
 
-@dataclass(frozen=True)
+@frozen
 class FmaTile:
     """`warps` down and across, 4 x 8 lanes in each; a thread holds `tm` x `tn` sums."""
 
@@ -130,7 +130,7 @@ class FmaTile:
         return f"{at} * {near} + {index} / {near} * {near * lanes} + {index} % {near}"
 
 
-@dataclass(frozen=True)
+@frozen
 class MmaTile:
     """`warps` down and across; each computes `mt` x `nt` rectangles of 16 x 8. Sums are in float32, products of
     `arithmetic`: "tf32" or "bf16", to which operands are rounded here.

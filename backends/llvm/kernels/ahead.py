@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.canonical import stage_accesses
 from graphc.schedule.expr import Aff
 from graphc.schedule.layout import Buffer
@@ -24,7 +24,7 @@ APART = 512  # bytes from one piece of a row to the next, beyond which they are 
 EARLY_BYTES = 32 << 10
 
 
-@dataclass(frozen=True)
+@frozen
 class Ahead:
     """Accesses (buffer, offset) of a stage whose lines are asked for when `axis` is `distance` before them."""
 

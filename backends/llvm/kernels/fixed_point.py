@@ -8,8 +8,8 @@ vectors. Upper and lower bits are widened and joined, the integers converted and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.fixed_point import GROUP, ROW, ROWS
 
 from .. import emit, ir
@@ -18,7 +18,7 @@ from ..emit import F32, I8, I16, I32, Number, add, address, const, i64, mul, vec
 FIRST_ROW, LOW = GROUP.fields["rows"][1], ROW.fields["low"][1]  # bytes from where a group, or a row, begins
 
 
-@dataclass(frozen=True)
+@frozen
 class Panels:
     """Vectors of `vl` lanes, each at its (bytes from `start` to its panel, lane)."""
 

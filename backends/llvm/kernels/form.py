@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff
 from graphc.schedule.flat import FlatContraction, Split
 from graphc.schedule.kernels import ACC, Axis, Store, repeatable
@@ -21,7 +21,7 @@ from graphc.schedule.roles import joined, roles, without_single
 LINE = 16  # floats in one line of a cache
 
 
-@dataclass(frozen=True)
+@frozen
 class Form:
     """`partner` is the axis of lane blocks (None: there is one block of `block` lanes); `channels` lanes exist in all.
     With `rows`, `partner` is another axis that w alone knows, and each of its values has `channels` lanes: such as the

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff, E, loads, walk
 from graphc.schedule.kernels import ACC
 from graphc.schedule.layout import Buffer
@@ -29,7 +29,7 @@ from .tiles import Group, tiles_along
 Env = dict[str, Number]
 
 
-@dataclass(frozen=True)
+@frozen
 class Points:
     """The points of a register tile: where the point axes stand, and how many elements of x each lies after the first;
     None when that is known at run time only. `before` counts the points before the tile, as (number, of how many). The
@@ -41,7 +41,7 @@ class Points:
     along: tuple[str, int] | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Vector:
     """One vector of a lane group: `block` after the group's first, `lane` in it, and how many of its lanes exist."""
 
@@ -50,7 +50,7 @@ class Vector:
     valid: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Stream:
     """What is fetched ahead while a tile goes by: `share` bytes from `start` on, and further by the reduction axes, a
     step of the sum `step` bytes at a time. Between rows of `row` bytes lies a gap, which is left out. Or, with `apart`,
@@ -65,7 +65,7 @@ class Stream:
     apart: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Work:
     """What all groups of a kernel share: where its code goes, what it is, and its operands."""
 

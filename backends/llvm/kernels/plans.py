@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff, loads
 from graphc.schedule.kernels import Axis
 from graphc.schedule.layout import Buffer
@@ -54,7 +54,7 @@ PAUSE_BYTES = 8  # new bytes for each multiply-add of vectors; with fewer, the s
 PAUSE_TILES = 12  # that share a piece of the operands, at least
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """One kind of lane group, or main groups and a last one; `chunks` of points; and the order of the units:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.borders import UNROLLED, pieces
 from graphc.schedule.expr import Aff, E, guard, is_arithmetic, loads, substitute_axes, walk
 from graphc.schedule.expr import const as constant
@@ -34,7 +35,7 @@ Parts = Sequence[Sequence[Sequence[Store]]]  # by stage: the groups that its sto
 ROW_VECTORS = 4  # vectors side by side in a row stage that reduces nothing
 
 
-@dataclass(frozen=True)
+@frozen
 class Point:
     """Where the parallel axes stand, for one point or one vector of points; `pointers` of its own scratch; `known`
     values of expressions there."""
@@ -45,7 +46,7 @@ class Point:
     known: Mapping[E, ir.Value] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Cell:
     """One vector (or scalar) at work: `point`, and which of the point's partial results it belongs to."""
 
@@ -55,7 +56,7 @@ class _Cell:
     lanes: Lanes | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Stages:
     """Emits stages. `buffers` holds the scratch buffers too, `pointers` the kernel's arguments; `stores` says how each
     stage computes its stores, `ahead` what it asks for ahead of its turn."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
+from graphc.ir.frozen import frozen
 from graphc.schedule.kernels import Axis
 
 from ..target import Target
@@ -34,7 +35,7 @@ ALL_UNROLLED_FMAS = 192  # in all copies of it: for each size of tile, kind of g
 UNROLLED_TILE = 16  # accumulators; with more, LLVM mixes the loads of two steps and spills
 
 
-@dataclass(frozen=True)
+@frozen
 class Tile:
     """`rows` x `cols` points times `vectors`. `axes` are the tiled axes, innermost last: one (rows = 1), or two; or,
     with `gather`, all points in one flat line, each with its own pointer. `points`: the point axes. `block`: a single
@@ -172,7 +173,7 @@ def _candidates(form: Form, vectors: int, target: Target) -> Iterator[Tile]:
             yield Tile(vectors, 1, cols, (), points, gather=True)
 
 
-@dataclass(frozen=True)
+@frozen
 class Group:
     """`count` groups of lanes, each of `tile.vectors` vectors; `unroll` steps in an iteration of the innermost loop."""
 
