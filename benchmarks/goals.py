@@ -88,7 +88,6 @@ RESNET18 = (
 )
 MEAN = "resnet50, mobilenet_v1 and vit_s16 are products near the FMA peak in the peers as well, and keep the mean down"
 DIRECT = "training takes direct convolutions; Winograd only inference"
-STRIDED = "products run along rows of the image, of whose columns a third is wanted: 2.2 of 2.6 us"
 REASONS: dict[str, str] = {
     "inference-1/vgg16": VGG16,
     "inference-2/vgg16": VGG16,
@@ -107,5 +106,4 @@ REASONS: dict[str, str] = {
     "training-2/vit_s16": VIT_STEP,
     "training-1/resnet18-224": DIRECT,
     "training-2/resnet18-224": DIRECT,
-    "odd/64 to 1, 5x5 on 13x13 stride 3": STRIDED,
 }

@@ -77,16 +77,16 @@ def collapse(kernel: FlatLoops, fixed: frozenset[str] = frozenset()) -> FlatLoop
 
 def fuse_products(kernel: FlatLoops) -> FlatLoops:
     """sum of (x * y if bounds else 0) -> sum of (x if bounds else 0) * (y if bounds else 0), so that every backend
-    sees a product and takes one fused multiply-add."""
+    sees a product and takes one fused multiply-add. Guards within guards, such as that of an incomplete block, are one:
+    otherwise it would depend on the width of vectors which of them are decided, and so how a product is rounded."""
 
     def out(o: Reduce | Store) -> Reduce | Store:
-        e = o.expr
-        if not (isinstance(o, Reduce) and o.op == "sum" and e.op == "guard" and e.dtype == "f32"):
+        e, fill, bounds = o.expr, const(0.0), ()
+        while e.op == "guard" and e.args[1] is fill:
+            e, bounds = e.args[0], bounds + e.attr
+        if not (isinstance(o, Reduce) and o.op == "sum" and e.op == "mul" and bounds):
             return o
-        body, fill = e.args
-        if body.op != "mul" or fill is not const(0.0):
-            return o
-        x, y = (guard(a, fill, e.attr) for a in body.args)
+        x, y = (guard(a, fill, bounds) for a in e.args)
         return replace(o, expr=x * y)
 
     return replace(kernel, stages=tuple(Stage(s.axes, tuple(map(out, s.outs))) for s in kernel.stages))

@@ -10,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from schedule.networks import GRAPHS, Grouped, Residual, draw
+from schedule.networks import GRAPHS, Grouped, Residual, Strided, draw
 
 import graphc
 from graphc import cache, nn
@@ -87,6 +87,40 @@ def test_convolutions_give_the_reference_numbers_and_the_same_bits(layer, size):
     ((want,), _) = run(net.graph, [x])
     close(found[0], want)
     np.testing.assert_array_equal(*found)
+
+
+FEW_APART = [
+    (nn.Conv2d(64, 1, 5, stride=3, padding=2), (13, 13)),  # every row of the window misses some row of results
+    (
+        nn.Conv2d(3, 2, 3, stride=2, padding=1),
+        (40, 21),
+    ),  # rows beyond the image, and blocks of rows inside
+    (nn.Conv2d(17, 1, (1, 7), stride=(1, 2)), (5, 23)),  # no padding
+    (nn.Conv2d(5, 1, (7, 1), stride=3, padding=(3, 0)), (14, 17)),  # two columns of three meet no weight
+    (nn.Conv2d(4, 1, (3, 2), stride=(2, 2), padding=1), (9, 37)),  # as wide as its steps
+    (nn.Conv2d(9, 2, 5, stride=3, padding=4, dilation=2), (13, 13)),
+    (nn.Conv2d(6, 1, 3, stride=2, padding=2, dilation=2), (12, 9)),  # every second column meets the whole window
+    (nn.Conv2d(2, 1, 3, stride=4, padding=1), (10, 35)),  # every fourth column meets no weight
+    (nn.Conv2d(2, 1, (2, 13), stride=2, padding=(1, 6)), (6, 50)),  # more slots than rows go side by side
+    (nn.Conv2d(6, 2, 3, stride=2, padding=1, groups=2), (8, 19)),
+]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+@pytest.mark.parametrize(("layer", "size"), FEW_APART)
+def test_strided_convolutions_with_few_output_channels(layer, size, batch):
+    """Column by column, in memory that holds nothing from before."""
+    x = images(batch, layer.in_channels, *size)
+    net = graphc.compile(layer, x.shape)
+    assert any(name.endswith(".columns") for name in net.schedule.buffers)
+    ((want,), _) = run(net.graph, [x])
+    found = []
+    for net.program.threads in (1, 2, 3, 8):
+        net.program.poison()
+        found.append(net(x))
+    close(found[0], want)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 @pytest.mark.parametrize(("name", "shape", "options"), ZOO, ids=lambda v: str(v).replace(" ", ""))
@@ -217,6 +251,7 @@ def shared(monkeypatch):
 SAME_BITS = [
     pytest.param(Residual, (3, 3, 13, 11), id="residual"),
     pytest.param(Grouped, (3, 6, 9, 9), id="grouped"),
+    pytest.param(Strided, (3, 6, 11, 13), id="strided"),
     pytest.param(get("lenet5").make, (64, 1, 28, 28), id="lenet5"),
 ]
 
@@ -302,8 +337,9 @@ def executable(net, path, **options) -> str:
         (lambda: get("lenet5").make(), (1, 1, 28, 28)),
         (lambda: Residual(), (2, 3, 13, 11)),
         (lambda: Grouped(), (1, 6, 9, 9)),
+        (lambda: Strided(), (5, 6, 11, 13)),
     ],
-    ids=["lenet5", "residual", "grouped"],
+    ids=["lenet5", "residual", "grouped", "strided"],
 )
 def test_executable_gives_the_same_bits(make, shape, tmp_path):
     net = graphc.compile(make(), shape)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from schedule.networks import Grouped, Residual
+from schedule.networks import Grouped, Residual, Strided
 
 import graphc
 from graphc import nn
@@ -34,6 +34,7 @@ def small_vit() -> ViT:
 NETWORKS = [
     pytest.param(Residual, (3, 3, 13, 11), id="residual"),
     pytest.param(Grouped, (3, 6, 9, 9), id="grouped", marks=pytest.mark.slow),
+    pytest.param(Strided, (3, 6, 11, 13), id="strided"),
     pytest.param(get("lenet5").make, (5, 1, 28, 28), id="lenet5", marks=pytest.mark.slow),
     pytest.param(small_vit, (2, 3, 48, 48), id="vit"),
 ]

@@ -45,6 +45,21 @@ class Grouped(nn.Module):
         return nn.functional.softmax(self.head(x.tanh().flatten(1)), 1)
 
 
+class Strided(nn.Module):
+    """Convolutions with few output channels whose results lie apart: of the caller's image and of one made before."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(6, 1, 5, stride=3, padding=2)
+        self.wide = nn.Conv2d(6, 20, 1)
+        self.b = nn.Conv2d(20, 2, (3, 5), stride=(1, 2), padding=(2, 2), dilation=(2, 1))
+        self.head = nn.Linear(4 * 5 + 2 * 11 * 7, 5)
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(self.wide(x).relu())
+        return self.head(graphc.concat([a.flatten(1), b.flatten(1)], 1).tanh())
+
+
 def draw(graph, seed: int = 0) -> list[np.ndarray]:
     """Arrays for the inputs: standard normal numbers, labels 0 to 4."""
     rng = np.random.default_rng(seed)
@@ -71,4 +86,6 @@ GRAPHS = {
     "residual Adam": lambda: training(Residual(), (2, 3, 9, 9), graphc.optim.Adam(lr=0.01)),
     "grouped": lambda: inference(Grouped(), (1, 6, 9, 9)),
     "grouped training": lambda: training(Grouped(), (2, 6, 9, 9)),
+    "strided": lambda: inference(Strided(), (1, 6, 11, 13)),
+    "strided training": lambda: training(Strided(), (3, 6, 11, 13)),
 }

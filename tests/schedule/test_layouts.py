@@ -15,12 +15,14 @@ from graphc.driver import traced_graph
 from graphc.passes import FAST_INFERENCE, run_passes
 from graphc.schedule import make_schedule
 from graphc.schedule.assign_layouts.blocks import blockable
+from graphc.schedule.assign_layouts.columns import Columns
 from graphc.schedule.assign_layouts.halos import border_kernel
-from graphc.schedule.expr import Aff
+from graphc.schedule.expr import Aff, const, substitute_axes
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Contraction, Loops, stores, writes
 from graphc.schedule.layout import BLOCK, Buffer, Layout
 from graphc.schedule.normal import flatten, flatten_contraction
+from graphc.schedule.scalar import known
 
 from .harness import run_schedule
 from .networks import draw, inference, training
@@ -133,7 +135,7 @@ def test_lanes_run_along_rows_where_output_channels_are_few(layer, size, lanes):
 
 @pytest.mark.parametrize(("layer", "size"), [
     (nn.Conv2d(64, 3, 3, padding=1), 7),
-    (nn.Conv2d(64, 2, 5, stride=3, padding=2), 13),
+    (nn.Conv2d(64, 3, 5, stride=3, padding=2), 13),
     (nn.Conv2d(96, 6, 3, stride=2, groups=3), 9),
 ])  # fmt: skip
 def test_very_few_output_channels_are_sums_along_blocks_of_input_channels(layer, size):
@@ -150,8 +152,6 @@ def test_very_few_output_channels_are_sums_along_blocks_of_input_channels(layer,
     (nn.Conv2d(64, 1, 3, padding=1), 13, [(9, 13, 13)]),
     (nn.Conv2d(64, 3, (1, 7), padding=(0, 3)), 13, [(3, 7, 13, 13)]),
     (nn.Conv2d(64, 1, 3, padding=2, dilation=2), 13, [(9, 13, 13)]),
-    # the window's first two rows miss the first row of results, its last two the last one
-    (nn.Conv2d(64, 1, 5, stride=3, padding=2), 13, [(2, 5, 4, 13), (1, 5, 5, 13), (2, 5, 4, 13)]),
 ])  # fmt: skip
 def test_few_output_channels_with_padding_are_found_tap_by_tap(layer, size, shapes):
     """No copy of the image: what every place of the window finds, then sums of that."""
@@ -173,6 +173,58 @@ def test_few_output_channels_with_padding_are_found_tap_by_tap(layer, size, shap
 def test_other_convolutions_are_not_found_tap_by_tap(layer, size):
     schedule = make_schedule(inference(layer, (1, layer.in_channels, size, size)))
     assert not [n for n in schedule.buffers if n.endswith(".taps")]
+
+
+@pytest.mark.parametrize(("layer", "size", "sums"), [  # sums: slots times rows of results, of each kernel
+    (nn.Conv2d(64, 1, 5, stride=3, padding=2), 13, [2 * 5]),
+    (nn.Conv2d(3, 2, 3, stride=2, padding=1), 40, [2 * 5, 2 * 5]),  # the first rows reach beyond the image
+    (nn.Conv2d(8, 1, 7, stride=2, padding=3), 28, [4 * 2, 4 * 2, 4 * 2]),  # the last ones as well
+    (nn.Conv2d(16, 1, 2, stride=2), 16, [1 * 4]),
+    (nn.Conv2d(64, 1, 3, stride=2, padding=2, dilation=2), 16, [3 * 4, 3 * 4]),  # one column meets the whole window
+])  # fmt: skip
+def test_strided_convolutions_with_few_output_channels_are_found_column_by_column(layer, size, sums):
+    """No copy of the image: sums for all of its columns, then sums of what those under the window found."""
+    schedule = make_schedule(inference(layer, (1, layer.in_channels, size, size)))
+    *found, added = schedule.kernels
+    assert [len(k.stages[0].outs) for k in found] == sums
+    assert all("input" in k.outside[0] for k in found)
+    assert [n for n, b in schedule.buffers.items() if b.place == "arena"] == [added.loads[0].attr[0]]
+
+
+def test_columns_are_read_along_plain_rows():
+    """Blocks of channels, which the first convolution would leave, would be gathered."""
+    model = nn.Sequential(nn.Conv2d(16, 32, 1), nn.ReLU(), nn.Conv2d(32, 1, 3, stride=2, padding=1))
+    schedule = make_schedule(inference(model, (1, 16, 14, 14)))
+    *_, found, _ = schedule.kernels
+    (image,) = (n for n in found.outside[0] if schedule.buffers[n].place == "arena")
+    assert layouts(schedule)[image] == "NCHW"
+
+
+@pytest.mark.parametrize(("layer", "size"), [
+    (nn.Conv2d(64, 3, 3, stride=2, padding=1), 13),  # many results
+    (nn.Conv2d(64, 1, 3, stride=2, padding=1), 7),  # short rows
+    (nn.Conv2d(64, 1, (3, 1), stride=4, padding=(1, 0)), 33),  # three columns of four for nothing
+    (nn.Conv2d(64, 1, 1, stride=2), 33),  # nothing is read twice
+    (nn.Conv2d(64, 1, 3, padding=1), 33),
+])  # fmt: skip
+def test_other_convolutions_are_not_found_column_by_column(layer, size):
+    schedule = make_schedule(inference(layer, (1, layer.in_channels, size, size)))
+    assert not [n for n in schedule.buffers if n.endswith(".columns")]
+
+
+@pytest.mark.parametrize(("stride", "dilation", "padding", "window"), [
+    (2, 1, 1, 3), (3, 1, 2, 5), (3, 2, 4, 5), (2, 2, 2, 3), (4, 2, 0, 5), (4, 1, 1, 3), (3, 1, 0, 1),
+])  # fmt: skip
+def test_every_column_meets_its_own_weights(stride, dilation, padding, window):
+    """Over all slots a column has the weights of the places kw with `w = stride * ow + dilation * kw - padding`."""
+    columns = Columns(stride, dilation, -padding, window)
+    weights = [const(float(k + 1)) for k in range(window)]
+    for w in range(24):
+        held = [columns.weights(slot, "w", weights) for slot in range(columns.slots)]
+        met = [known(substitute_axes(e, {"w": Aff(w)}), lambda e: None) for e in held]
+        want = [k for k in range(window) if (w - dilation * k + padding) % stride == 0]
+        assert [m for m in met if m] == [k + 1 for k in want]
+        assert all(met[k // columns.period] == k + 1 for k in want)
 
 
 def test_one_output_channel_over_blocks_is_a_sum():

@@ -22,7 +22,7 @@ from loop_samples import (
     relu,
 )
 
-from graphc.schedule.expr import Aff, load, walk
+from graphc.schedule.expr import Aff, const, guard, load, temp, walk
 from graphc.schedule.flat import FlatContraction
 from graphc.schedule.interpret import run_kernel
 from graphc.schedule.kernels import Contraction, Loops, Reduce, Stage, Store, expressions, extents
@@ -197,3 +197,18 @@ def test_two_blocks_in_one_kernel_fall_back_to_computed_offsets():
         SAMPLES["reorder-(1,1,1,1)-plain-blocked-1"](), buffers=buffers, inputs={"x": x}, expected={"y": np.float32(x)}
     )
     check(sample, kernel)
+
+
+def test_a_product_within_guards_is_one_product_of_guarded_operands():
+    """In blocks of channels the last of which is incomplete, under rows that leave the image: one rounding for each
+    product, however many lanes of a vector the guards are decided for."""
+    image = Buffer("x", (1, 20, 5, 8), "f32", BLOCKED)
+    row, fill = Aff.of("h") - 1, const(0.0)
+    product = load("x", (Aff(), Aff.of("c"), row, Aff.of("w"))) * load("w", (Aff(), Aff.of("c"), Aff(), Aff()))
+    found = Reduce("sum", "sum", guard(product, fill, ((row, 0, 5),)))
+    stored = Store("y", (Aff.of("w"),), temp("sum"))
+    kernel = Loops("k", (("w", 8),), (Stage((("c", 20), ("h", 6)), (found,)), Stage((), (stored,))))
+    weights = replace(image, name="w", shape=(1, 20, 1, 1))
+    (out,) = normalise(kernel, {"x": image, "w": weights, "y": Buffer("y", (8,), "f32")}).kernel.stages[0].outs
+    assert out.expr.op == "mul"
+    assert all(a.op == "guard" and a.args[0].op == "load" for a in out.expr.args)

@@ -15,11 +15,13 @@ from graphc.schedule.kernels import AxisNames, Contraction, Kernel, Loops, Sched
 from graphc.schedule.layout import BLOCK
 from graphc.schedule.rewriting import rename, substitute
 
+from .columns import column_by_column
 from .taps import tap_by_tap
 
 FEW = BLOCK // 2  # output channels: with fewer, most lanes of a block would idle
 VERY_FEW = BLOCK // 4  # with fewer, to load two vectors for each multiply-add of lanes that are summed costs less
 LEAST = 8  # places in a row: with fewer, most lanes of a row would idle
+IN_PARTS = tap_by_tap, column_by_column  # partial results and their sums, where results lie side by side, or apart
 SHORT = BLOCK  # multiply-adds of one result: with fewer, the time goes into the results' way to plain memory
 
 
@@ -30,11 +32,13 @@ def few_outputs(schedule: Schedule) -> Schedule:
         return schedule.replace(kernels=tuple(loops))
     buffers, kernels, names = dict(schedule.buffers), [], AxisNames(tuple(schedule.buffers))
     for k in schedule.kernels:
-        parted = tap_by_tap(k, schedule, names) if isinstance(k, Contraction) and k.kind == "conv2d" else None
+        conv = isinstance(k, Contraction) and k.kind == "conv2d"
+        parts = (form(k, schedule, names) for form in IN_PARTS if conv)
+        parted = next(filter(None, parts), None)
         if parted:
-            found, added, taps = parted
+            found, added, between = parted
             kernels += (*found, added)
-            buffers[taps.name] = taps
+            buffers[between.name] = between
         else:
             kernels.append(turned(k, schedule))
     return schedule.replace(kernels=tuple(kernels), buffers=buffers)
