@@ -9,11 +9,17 @@ import pytest
 from assembly_text import innermost_loops, narrow, spills
 from loop_samples import SAMPLES, beyond, layer_norm, names
 
+from graphc import nn
 from graphc.backends.llvm import ir, jit
+from graphc.backends.llvm.kernels.ahead import aheads
 from graphc.backends.llvm.kernels.loops import emit_loops
 from graphc.backends.llvm.target import Target, aarch64, host, x86_64_v3, x86_64_v4
+from graphc.driver import traced_graph
+from graphc.passes import FAST_INFERENCE, run_passes
+from graphc.schedule import make_schedule
 from graphc.schedule.kernels import Contraction
 from graphc.schedule.layout import Layout
+from graphc.schedule.nest import normalise
 from graphc.schedule.traits import CPU
 
 # float32 sums of up to a few thousand terms of size about 1, in another order than NumPy's
@@ -142,3 +148,19 @@ def test_rows_in_panels_are_asked_for_ahead(rows, panels, asks):
     assert ("prefetch" in jit.assembly(module, target)) == asks
     got = sample.buffers["y"].unpack(Compiled(sample, target).run()["y"])
     np.testing.assert_allclose(got, sample.expected["y"], **CLOSE)
+
+
+def test_what_the_next_point_reads_in_many_places_is_asked_for():
+    """Two columns of a 6x6 tile are those of the next one, too; what an inverse transform reads is all new."""
+    model = nn.Sequential(nn.Conv2d(16, 64, 1), nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 16, 1))
+    schedule = make_schedule(run_passes(traced_graph(model, (1, 16, 28, 28)), FAST_INFERENCE))
+    transforms = [k for k in schedule.kernels if ".winograd_" in k.name]
+    assert [k.name for k in transforms] == ["1.winograd_input", "1.winograd_output"]
+    for l2_bytes, lines in ((64 << 10, (24, 36)), (64 << 20, (0, 0))):
+        target = replace(x86_64_v3(), l2_bytes=l2_bytes)
+        for kernel, count in zip(transforms, lines, strict=True):
+            (found,) = aheads(normalise(kernel, schedule.buffers), schedule.buffers, target)
+            assert (len(set(found.places)) if found else 0) == count
+            module = ir.Module("scan")
+            emit_loops(module, "k", kernel, schedule.buffers, target).function.linkage = "external"
+            assert ("prefetch" in jit.assembly(module, target)) == bool(count)
