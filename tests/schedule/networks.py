@@ -46,17 +46,16 @@ class Grouped(nn.Module):
 
 
 class Strided(nn.Module):
-    """Convolutions with few output channels whose results lie apart: of the caller's image and of one made before."""
+    """Convolutions of the caller's image with few output channels, whose results lie apart."""
 
     def __init__(self):
         super().__init__()
         self.a = nn.Conv2d(6, 1, 5, stride=3, padding=2)
-        self.wide = nn.Conv2d(6, 20, 1)
-        self.b = nn.Conv2d(20, 2, (3, 5), stride=(1, 2), padding=(2, 2), dilation=(2, 1))
+        self.b = nn.Conv2d(6, 2, (3, 5), stride=(1, 2), padding=(2, 2), dilation=(2, 1))
         self.head = nn.Linear(4 * 5 + 2 * 11 * 7, 5)
 
     def forward(self, x):
-        a, b = self.a(x), self.b(self.wide(x).relu())
+        a, b = self.a(x), self.b(x)
         return self.head(graphc.concat([a.flatten(1), b.flatten(1)], 1).tanh())
 
 

@@ -22,7 +22,6 @@ from graphc.schedule.layout import BLOCK, ITEMSIZE, Buffer, Layout
 from graphc.schedule.traits import CPU
 
 from .blocks import FIRST_LAYER, blockable, fills_padding
-from .columns import by_column
 
 PREFERENCE = 8.0  # a contraction on the other layout costs about so many passes over the operand
 # A sum along a row visits every panel. More of them than the first-level TLB has entries (64 on Zen 3), a page or more
@@ -104,7 +103,7 @@ def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[st
         sizes = extents(kernel)
         yield from (n for n in whole_rows(kernel) if n in tensors and len(tensors[n].shape) == 3)
         yield from (n for n in wide_rows(kernel, schedule.buffers) if n in tensors)
-        if (isinstance(kernel, Contraction) and kernel.along_rows) or by_column(kernel):
+        if isinstance(kernel, Contraction) and kernel.along_rows:
             yield from (n for n, *_ in accesses(kernel) if n in tensors)
         for name, indices, is_store in accesses(kernel):
             if name in tensors:

@@ -14,13 +14,11 @@ from graphc.schedule.kernels import Contraction, Kernel, Loops, Schedule, access
 from graphc.schedule.layout import Layout
 
 from .blocks import FIRST_LAYER, blockable, fills_padding
-from .columns import by_column
 
 
 def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dict[str, Layout]:
     """Packed layouts of stored weights, of the gradients contractions compute for them, and of moments."""
     layouts: dict[str, Layout] = {}
-    plain = {e.attr[0] for k in schedule.kernels if by_column(k) for e in k.loads}  # lanes would run along its blocks
     block, whole = schedule.traits.block, whole_stores(schedule)
     for kernel in schedule.kernels:
         if isinstance(kernel, Contraction):
@@ -28,7 +26,7 @@ def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dic
             operand = kernel.x if kernel.along_rows else kernel.w
             b = schedule.buffers[operand.buffer]
             stored = b.place in ("weight", "state", "const") and b.name not in schedule.aliased
-            if stored and b.name not in layouts and b.name not in plain:
+            if stored and b.name not in layouts:
                 layout = pack(kernel, b.shape, block)
                 if layout and whole(b.name, layout):
                     layouts[b.name] = layout
