@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from graphc.ir import Op
+from graphc.ir.frozen import frozen
 from graphc.ops import Tensor
 from graphc.ops.contraction import Linear, MatMul
 from graphc.ops.elementwise import Add
@@ -22,7 +23,7 @@ Labels = tuple[int, ...]
 Dims = tuple[Labels, ...]  # for each dimension of a tensor the labels it runs over, in C order; none for extent 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Labelled:
     """A tensor and the label of each dimension, all different. Extents of 1 have no dimension."""
 
@@ -77,7 +78,7 @@ def own(shape: Sequence[int], labels: Sequence[int]) -> Dims:
     return tuple((n,) if size > 1 else () for size, n in zip(shape, labels, strict=True))
 
 
-@dataclass(frozen=True)
+@frozen
 class Viewed:
     """A view of what a product gave: the sum over what `dims` has not of x w, and tensors added to it."""
 

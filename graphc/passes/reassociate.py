@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from graphc.ir import Graph, Node
+from graphc.ir.frozen import frozen
 from graphc.ops import Tensor, interpret, lift
 from graphc.ops.contraction import Linear, MatMul
 from graphc.ops.elementwise import Add
@@ -76,7 +76,7 @@ def macs_of(node: Node) -> int:
     return node.op.cost(*(v.type for v in node.inputs)).macs
 
 
-@dataclass(frozen=True)
+@frozen
 class Chain:
     """A product of a view of a product, over labels: `dims` of the sum of x w a, of which `view` has x, w and what is
     added to their product. `bias` is that of the outer product."""
