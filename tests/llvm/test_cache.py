@@ -86,7 +86,7 @@ def test_target_and_versions_are_part_of_the_key(monkeypatch):
 
 def test_the_emitters_own_text_is_part_of_the_key(tmp_path, monkeypatch):
     (tmp_path / "emitter.py").write_text("one")
-    monkeypatch.setattr(keys, "SOURCES", (tmp_path,))
+    monkeypatch.setattr(keys, "SOURCES", (str(tmp_path),))
     keys.compiler.cache_clear()
     before = keys.key("kernel")
     (tmp_path / "emitter.py").write_text("two")
