@@ -10,7 +10,9 @@ import pytest
 
 import graphc
 from graphc import nn
+from graphc.driver import traced_graph
 from graphc.models import MobileNetV1, ViT, get
+from graphc.passes import FAST_INFERENCE, run_passes
 from graphc.schedule import PIPELINE, make_schedule
 from graphc.schedule.kernels import Block, Contraction, Loops, bodies
 from graphc.schedule.layout import ALIGNMENT
@@ -92,12 +94,23 @@ def test_the_interpreted_block_means_the_same(name, everywhere, monkeypatch):
 def test_large_maps_go_through_winograd_by_rows_of_tiles():
     schedule = graphc.compile(get("resnet18").make(), (1, 3, 224, 224)).program.schedule
     found = [b for b in blocks(schedule) if sum(isinstance(k, Contraction) for k in b.body) == 1 and len(b.body) > 2]
-    assert found, "layer1 of resnet18 transforms, multiplies and transforms back in step"
+    assert found, "the first layer of resnet18 transforms, multiplies and transforms back in step"
     for block in found:
         assert {b.place for n in block.local if (b := schedule.buffers[n])} == {"thread"}
         assert all(k.par[: len(block.steps)] == block.steps for k in block.body)
     most = max(sum(-(-schedule.buffers[n].bytes // ALIGNMENT) * ALIGNMENT for n in b.local) for b in blocks(schedule))
     assert schedule.thread_bytes == most
+
+
+@pytest.mark.parametrize(("channels", "size", "steps"), [
+    (32, 112, [28, 2]),  # 144 KiB of weights stay in the cache beside half a row of tiles
+    (128, 112, [28]),  # 2.3 MiB do not, beside a quarter no more than beside a whole one
+    (64, 112, []),  # nor do 576 KiB; and what goes between whole kernels stays in the third cache
+])  # fmt: skip
+def test_steps_are_long_where_weights_stream_through_the_cache(channels, size, steps):
+    model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1))
+    graph = run_passes(traced_graph(model, (1, 3, size, size)), FAST_INFERENCE)
+    assert [n for b in blocks(make_schedule(graph)) for _, n in b.steps] == steps
 
 
 def test_attention_goes_head_by_head():

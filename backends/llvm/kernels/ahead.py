@@ -39,17 +39,19 @@ class Ahead:
 
 
 def aheads(nest: Nest, buffers: Mapping[str, Buffer], target: Target) -> tuple[Ahead | None, ...]:
-    """For each stage what it asks for, of buffers that fill a good part of the second-level cache."""
-    names = {n for n, b in buffers.items() if b.dtype == "f32" and b.bytes > target.l2_bytes // 2}
+    """For each stage what it asks for: of rows in buffers that fill a good part of the second-level cache, of points in
+    those that do not fit it."""
+    size = {n: b.bytes for n, b in buffers.items() if b.dtype == "f32"}
+    large, far = ({n for n in size if size[n] > most} for most in (target.l2_bytes // 2, target.l2_bytes))
     par, found = [a for a, _ in nest.kernel.par], []
     for stage, row in zip(nest.kernel.stages, nest.rows, strict=True):
         found.append(None)
         if row and par:
-            places = _places_in_rows(stage, row, par[-1], names)
-            names -= places.keys()  # the first stage that touches them asks
+            places = _places_in_rows(stage, row, par[-1], large)
+            large -= places.keys()  # the first stage that touches them asks
             found[-1] = _of_later_rows(stage, row, par[-1], places)
         elif not row and len(par) > 1 and par[-1] == nest.vector:
-            found[-1] = _of_next_point(stage, par[-2], names)
+            found[-1] = _of_next_point(stage, par[-2], far)
     return tuple(found)
 
 

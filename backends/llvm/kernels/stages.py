@@ -237,18 +237,21 @@ class _Stage:
         return state
 
     def ask(self, cells: Sequence[_Cell]) -> None:
-        """Asks for what the same cells of a later row will touch, each line once."""
-        b, ahead = self.b, self.ahead
-        lines: dict[tuple, None] = {}
+        """Asks for what the same cells of a later row, or of the next point, will touch, each line once."""
+        b, ahead, lines = self.b, self.ahead, {}
         for cell in cells:
-            env = {**self.points[cell.point].env, **cell.env}
+            env, starts = {**self.points[cell.point].env, **cell.env}, {}
             env[ahead.axis] = add(b, env[ahead.axis], ahead.distance)
             for name, index in ahead.places:
-                start, past = parts_of(affine(b, index, env))
-                lines[name, start, past // LINE] = None
-        for name, start, line in lines:
-            offset = line * LINE if start is None else add(b, start, line * LINE)
-            prefetch(b, beyond(b, self.stages.pointers[name], mul(b, offset, SIZE[F32])))
+                if index.terms not in starts:
+                    starts[index.terms] = parts_of(affine(b, index - index.const, env))
+                start, past = starts[index.terms]
+                lines.setdefault((name, start), {})[(past + index.const) // LINE] = None
+        for (name, start), numbers in lines.items():
+            offset = 0 if start is None else mul(b, start, SIZE[F32])
+            place = beyond(b, self.stages.pointers[name], offset)
+            for number in numbers:
+                prefetch(b, beyond(b, place, number * LINE * SIZE[F32]))
 
     def stored(self, at: Sequence[Values], outs: Sequence[Store]) -> list[tuple[Values, Store, ir.Value]]:
         """What is to be stored, computed."""
