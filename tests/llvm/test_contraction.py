@@ -40,7 +40,7 @@ from graphc.backends.llvm.kernels.tiles import equalised
 from graphc.schedule.expr import Aff, const, guard, load
 from graphc.schedule.kernels import ACC, Access, Contraction, Store
 from graphc.schedule.layout import Buffer, Layout
-from graphc.schedule.normal import flatten_contraction
+from graphc.schedule.lines import flatten_lines
 from graphc.schedule.traits import CPU
 
 # caches so small that plans fetch weights ahead, take the points first, and cut sums in pieces
@@ -69,8 +69,8 @@ def test_values(name):
     "conv 64", "conv odd channels", "conv 20 to 50", "conv grouped", "conv plain output", "conv first layer",
     "dw odd channels", "dw long sum", "dx stride 2", "matmul", "matmul one row", "matmul 8 rows", "matmul unpacked",
     "matmul copied", "rows to one channel", "rows to three channels", "rows of few places", "rows in blocks",
-    "rows grouped", "conv long epilogue", "rows long epilogue", "dw long epilogue", "matmul long epilogue",
-    "matmul turned",
+    "rows grouped", "rows in one line", "rows in one short line", "conv long epilogue", "rows long epilogue",
+    "dw long epilogue", "matmul long epilogue", "matmul turned",
 ])  # fmt: skip
 def test_same_bits_for_any_units_and_any_vectors(name):
     kernel, buffers = CASES[name]
@@ -101,6 +101,8 @@ SCANNED = {
     "matmul 3": matmul(3, 1000, 512),
     "rows to one channel": conv2d_rows(1, 64, 1, 13, 13, 3, spare=1),
     "rows to three channels": conv2d_rows(1, 64, 3, 56, 56, 3),
+    "rows in one line": conv2d_rows(1, 64, 1, 13, 13, 1),
+    "rows in one line to three channels": conv2d_rows(1, 64, 3, 13, 13, 1),
 }
 
 
@@ -110,7 +112,7 @@ def test_innermost_loops_keep_accumulators_in_registers(name, machine):
     kernel, buffers = SCANNED[name]
     module = ir.Module("scan")
     emit_contraction(module, "k", kernel, buffers, machine).function.linkage = "external"
-    chosen = plan(analyse(flatten_contraction(kernel, buffers), buffers), buffers, machine)
+    chosen = plan(analyse(flatten_lines(kernel, buffers), buffers), buffers, machine)
     loops = list(innermost_loops(jit.assembly(module, machine)))
     assert loops
     expected = {size * g.tile.vectors for g in chosen.groups for size, _ in g.tile.sizes}
@@ -150,13 +152,13 @@ def test_neon_code_has_no_spill_in_its_loops():
 def test_vectors_of_a_row_overlap_unless_something_stored_is_read():
     for result, overlaps in ((RESIDUAL, True), (ACC + load("y", (N, O, H, W)), False)):
         kernel, buffers = conv2d_rows(2, 8, 3, 5, 13, 3, epilogue=result)
-        form = analyse(flatten_contraction(kernel, buffers), buffers)
+        form = analyse(flatten_lines(kernel, buffers), buffers)
         assert (form.partner, form.rows, form.overlaps) == ("oh", True, overlaps)
 
 
 def planned(case, machine=None):
     kernel, buffers = case
-    return plan(analyse(flatten_contraction(kernel, buffers), buffers), buffers, machine or target.x86_64_v3())
+    return plan(analyse(flatten_lines(kernel, buffers), buffers), buffers, machine or target.x86_64_v3())
 
 
 @pytest.mark.parametrize(("case", "points_first", "w_ahead", "x_ahead"), [

@@ -115,6 +115,10 @@ def test_copy_of_short_rows_stores_their_halo():
 @pytest.mark.parametrize(("layer", "size", "lanes"), [
     (nn.Conv2d(64, 6, 3, padding=1), 13, "w"),  # few output channels, and the window wants a copy anyway
     (nn.Conv2d(64, 3, 1), 13, "w"),  # read as the caller's array lies
+    (nn.Conv2d(64, 1, 1), 3, "w"),  # nine places of one line
+    (nn.Conv2d(3, 64, 1), 5, "w"),
+    (nn.Conv2d(64, 3, 1), 2, "o"),  # four are too few
+    (nn.Conv2d(64, 3, 1, stride=2), 13, "o"),
     (nn.Conv2d(64, 8, 3, padding=1), 13, "o"),  # enough channels
     (nn.Conv2d(64, 5, 3, padding=1), 7, "o"),  # rows too short
     (nn.Conv2d(64, 5, 3, stride=2, padding=1), 32, "o"),  # neighbours along a row are no neighbours in the image
@@ -134,7 +138,7 @@ def test_lanes_run_along_rows_where_output_channels_are_few(layer, size, lanes):
 
 
 @pytest.mark.parametrize(("layer", "size"), [
-    (nn.Conv2d(64, 3, 3, padding=1), 7),
+    (nn.Conv2d(64, 3, 3), 7),
     (nn.Conv2d(64, 3, 5, stride=3, padding=2), 13),
     (nn.Conv2d(96, 6, 3, stride=2, groups=3), 9),
 ])  # fmt: skip
@@ -152,6 +156,7 @@ def test_very_few_output_channels_are_sums_along_blocks_of_input_channels(layer,
     (nn.Conv2d(64, 1, 3, padding=1), 13, [(9, 13, 13)]),
     (nn.Conv2d(64, 3, (1, 7), padding=(0, 3)), 13, [(3, 7, 13, 13)]),
     (nn.Conv2d(64, 1, 3, padding=2, dilation=2), 13, [(9, 13, 13)]),
+    (nn.Conv2d(64, 1, 3, padding=1), 7, [(9, 7, 7)]),
 ])  # fmt: skip
 def test_few_output_channels_with_padding_are_found_tap_by_tap(layer, size, shapes):
     """No copy of the image: what every place of the window finds, then sums of that."""
@@ -168,10 +173,12 @@ def test_few_output_channels_with_padding_are_found_tap_by_tap(layer, size, shap
     (nn.Conv2d(64, 4, 3, padding=1), 13),  # many results
     (nn.Conv2d(64, 2, 3, stride=2, padding=1), 13),
     (nn.Conv2d(64, 3, 3, padding=1), 112),  # taps for the whole image would go to memory and back
-    (nn.Conv2d(64, 1, 3, padding=1), 7),
+    (nn.Conv2d(64, 1, 3, padding=1), 2),  # four places
+    (nn.Sequential(nn.Conv2d(8, 64, 1), nn.Conv2d(64, 1, 3, padding=1)), 7),  # short rows, of no caller's array
 ])  # fmt: skip
 def test_other_convolutions_are_not_found_tap_by_tap(layer, size):
-    schedule = make_schedule(inference(layer, (1, layer.in_channels, size, size)))
+    first = next(m for m in (layer, *layer.modules()) if isinstance(m, nn.Conv2d))
+    schedule = make_schedule(inference(layer, (1, first.in_channels, size, size)))
     assert not [n for n in schedule.buffers if n.endswith(".taps")]
 
 

@@ -15,7 +15,7 @@ from functools import reduce
 
 from graphc.schedule.kernels import Contraction, reads, writes
 from graphc.schedule.layout import Buffer
-from graphc.schedule.normal import flatten_contraction
+from graphc.schedule.lines import flatten_lines
 
 from .. import emit, ir
 from ..emit import I64, PTR, KernelCode, Number, add, i64, loop, mul
@@ -33,7 +33,7 @@ def emit_contraction(
 ) -> KernelCode:
     """The kernel as function `name` of `module`; `steps`: how many of its first axes are those of a block. ValueError
     where the operands do not have the form that register tiles need; `kernel.to_loops()` is then the way."""
-    form = analyse(flatten_contraction(kernel, buffers), buffers, steps)
+    form = analyse(flatten_lines(kernel, buffers, steps), buffers, steps)
     chosen = plan(form, buffers, target)
     written = writes(kernel)
     arguments = tuple(dict.fromkeys((*reads(kernel), *written)))

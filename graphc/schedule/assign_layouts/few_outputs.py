@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 
 from graphc.schedule.expr import Aff
-from graphc.schedule.kernels import AxisNames, Contraction, Kernel, Loops, Schedule, Stage, extents
+from graphc.schedule.kernels import Access, AxisNames, Contraction, Kernel, Loops, Schedule, Stage, extents
 from graphc.schedule.layout import BLOCK
 from graphc.schedule.rewriting import rename, substitute
 
@@ -20,7 +20,7 @@ from .taps import tap_by_tap
 
 FEW = BLOCK // 2  # output channels: with fewer, most lanes of a block would idle
 VERY_FEW = BLOCK // 4  # with fewer, to load two vectors for each multiply-add of lanes that are summed costs less
-LEAST = 8  # places in a row: with fewer, most lanes of a row would idle
+LEAST = 8  # places in a row, or in rows that follow each other: with fewer, most lanes would idle
 IN_PARTS = tap_by_tap, column_by_column  # partial results and their sums, where results lie side by side, or apart
 SHORT = BLOCK  # multiply-adds of one result: with fewer, the time goes into the results' way to plain memory
 
@@ -54,10 +54,11 @@ def turned(kernel: Kernel, schedule: Schedule) -> Kernel:
     if not isinstance(kernel, Contraction) or kernel.kind != "conv2d":
         return kernel
     image, weights = (kernel.w, kernel.x) if kernel.along_rows else (kernel.x, kernel.w)
-    row, channel = row_axis(kernel, image.indices[3]), channel_axis(kernel, image.indices[1])
     channels = 1 if kernel.along_rows else extents(kernel)[kernel.lanes]
-    places = {schedule.buffers[name].place for name in (image.buffer, *(s.buffer for s in kernel.stores))}
-    callers, steps = places == {"input", "output"}, math.prod(n for _, n in kernel.red)
+    arrays = [schedule.buffers[name] for name in (image.buffer, *(s.buffer for s in kernel.stores))]
+    callers, steps = {b.place for b in arrays} == {"input", "output"}, math.prod(n for _, n in kernel.red)
+    row = row_axis(kernel, image, {b.shape[3:] for b in arrays} if callers else set())
+    channel = channel_axis(kernel, image.indices[1])
     window = math.prod(n for a, n in kernel.red if any(i.coef(a) for i in image.indices[2:]))
     if row and ((channels < FEW and (window > 1 or callers)) or (steps < SHORT and callers)):
         return replace(kernel, x=weights, w=image, lanes=row)
@@ -66,12 +67,17 @@ def turned(kernel: Kernel, schedule: Schedule) -> Kernel:
     return kernel.to_loops(schedule.buffers) if kernel.along_rows else kernel
 
 
-def row_axis(kernel: Contraction, column: Aff) -> str | None:
-    """The axis along the rows of the results, if they step through rows of the image one by one."""
+def row_axis(kernel: Contraction, image: Access, widths: set[tuple[int, ...]]) -> str | None:
+    """The axis along the rows of the results, if they step through rows of the image one by one, which are long or go
+    on in the next row: those of arrays of these `widths`, without margins, that are taken whole."""
     sizes = dict(kernel.par)
-    axes = [a for a, coef in column.terms if coef == 1 and sizes.get(a, 0) >= LEAST]
-    fits = axes and all(len(s.indices) == 4 and s.indices[3] == Aff.of(axes[0]) for s in kernel.stores)
-    return axes[0] if fits else None
+    axes = [a for a, coef in image.indices[3].terms if coef == 1 and a in sizes]
+    if not axes or any(len(s.indices) != 4 or s.indices[3] != Aff.of(axes[0]) for s in kernel.stores):
+        return None
+    places = sizes[axes[0]]
+    if image.indices[3] == Aff.of(axes[0]) and widths == {(places,)}:
+        places *= max((sizes.get(a, 1) for a, coef in image.indices[2].terms if coef == 1), default=1)
+    return axes[0] if places >= LEAST else None
 
 
 def channel_axis(kernel: Contraction, channel: Aff) -> str | None:

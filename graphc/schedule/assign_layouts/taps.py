@@ -33,7 +33,7 @@ from .halos import margins
 MOST = 3  # output channels: seven take 1.1 times as long as with margins
 LARGEST = 1 << 17  # numbers found tap by tap: more go to memory and back; three channels of 112x112 take 1.15
 LEAST = BLOCK  # channels that are summed: with fewer, adding the taps takes as long as to find them
-LEAST_COLUMNS = BLOCK // 2  # of the image: with fewer, most lanes of a row would idle
+LEAST_PLACES = BLOCK // 2  # in a row of the image, or in all rows of the caller's: with fewer, most lanes would idle
 Parted = tuple[tuple[Kernel, ...], Loops, Buffer]  # what finds partial results, what adds them, where they lie
 
 
@@ -42,18 +42,21 @@ def tap_by_tap(kernel: Contraction, schedule: Schedule, names: AxisNames) -> Par
     `taps[o, kh, kw, h, w] = sum c: image[c, h, w] * weights[o, c, kh, kw]`, then
     `out[h, w] = sum kh, kw: taps[o, kh, kw, h+kh, w+kw]`; and the buffer between them. None where that costs more."""
     image, weights = (kernel.w, kernel.x) if kernel.along_rows else (kernel.x, kernel.w)
-    shape, sizes = schedule.buffers[image.buffer].shape, extents(kernel)
+    source, sizes = schedule.buffers[image.buffer], extents(kernel)
+    shape = source.shape
     places = {a for i in image.indices[2:] for a in i.axes}
     window = [(a, n) for a, n in kernel.red if a in places]
     summed = [(a, n) for a, n in kernel.red if a not in places]
     outputs = [(a, n) for a, n in kernel.par if a in {b for i in weights.indices for b in i.axes}]
     batch = [(a, n) for a, n in kernel.par if a in image.indices[0].axes]
-    if len(summed) != 1 or image.indices[1] != Aff.of(summed[0][0]) or summed[0][1] < LEAST or shape[3] < LEAST_COLUMNS:
+    if len(summed) != 1 or image.indices[1] != Aff.of(summed[0][0]) or summed[0][1] < LEAST:
+        return None
+    if math.prod(shape[2:] if source.place == "input" else shape[3:]) < LEAST_PLACES:
         return None
     steps = [i.coef(a) for i in image.indices[2:] for a, _ in kernel.par if a in i.axes]
     if any(s != 1 for s in steps) or math.prod(n for _, n in outputs) > MOST:
         return None
-    left = margins(kernel, "w" if kernel.along_rows else "x", schedule.buffers[image.buffer])
+    left = margins(kernel, "w" if kernel.along_rows else "x", source)
     bounds = tuple((image.indices[d], 0, shape[d]) for d in sorted(left) if d >= 2)
     number, count = Aff(), 1
     for axis, extent in reversed((*outputs, *window)):
