@@ -27,7 +27,7 @@ from graphc.schedule.places import Place, check_apart, places_of
 from graphc.schedule.scalar import work
 
 from . import ir
-from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
+from .emit import I8, I32, I64, PTR, add, address, const, function, i64, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
 from .probes import emit_peak, emit_reader
@@ -213,7 +213,7 @@ def _call(b: ir.IRBuilder, module: ir.Module, call: Call, places: Mapping, memor
         for (made, pointers), (code, _) in zip(parts, call.parts, strict=True):
             units = code.units // call.units  # of this kernel in a step
             first = mul(b, step, units)
-            b.call(made, [*pointers, first, b.add(first, const(I64, units))])
+            b.call(made, [*pointers, i64(first), i64(add(b, first, units))])
 
 
 def groups(calls: Sequence[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:

@@ -159,7 +159,7 @@ class _Chains:
             # the first two kernels are cut as the buffer between them is, each further one as what it reads
             found = cuts[-1].steps(name) if cuts else steps
             cut = found and _cut(self.kernels[k], self.places[k], name, found, axes)
-            if not cut or not cut.many_points:
+            if not cut or not cut.many_points or not cut.whole_blocks(self.buffers):
                 return None
             cuts.append(cut)
             users = [(n, cuts[-1:]) for n in self.temporaries(k)] + [(name, cuts[-2:])] * (len(cuts) > 1)
@@ -232,6 +232,18 @@ class _Cut:
             math.prod(n for a, n in par if a not in known) for par in (self.kernel.par, self.par[len(self.axes) :])
         )
         return after >= min(FEWEST_POINTS, before)
+
+    def whole_blocks(self, buffers: Mapping[str, Buffer]) -> bool:
+        """Whether every step begins where a block of channels does: one that two steps shared would cut their axis."""
+        return all(
+            i.coef(a) % buffers[name].layout.block == 0
+            for name, places in self.at.items()
+            if name in buffers  # else the kernel's own scratch
+            for at in places
+            for dim in buffers[name].layout.blocked_dims
+            if isinstance(i := at[dim], Aff)
+            for a, _ in self.axes
+        )
 
     def steps(self, name: str) -> Steps | None:
         """How the steps go through a buffer; None where they are no digits of its indices."""
