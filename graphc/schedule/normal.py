@@ -3,7 +3,7 @@
 What enters: a `Loops` or `Contraction` with the buffers it names. What leaves: `FlatLoops` or `FlatContraction`, whose
 loads and stores carry one index, the element offset into the physical array (halo included), so that no backend needs
 layouts. Axes that index a blocked dimension are split, c -> block * co + ci; guards that ranges prove, or that the
-zeros of a halo make superfluous, are gone.
+zeros of a halo make superfluous, are gone, and so are stores that happen nowhere.
 
 A last block that is incomplete makes iterations that the user's kernel does not have. In those iterations
 - a store into a buffer with padding lanes stores zeros: the layout's invariant;
@@ -48,7 +48,9 @@ def flatten(kernel: Loops, buffers: Buffers) -> FlatLoops:
     for stage in kernel.stages:
         inner = partial_bounds(stage.axes, splits)
         outs = tuple(
-            flat.reduce(o, outer, inner) if isinstance(o, Reduce) else flat.store(o, outer + inner) for o in stage.outs
+            flat.reduce(o, outer, inner) if isinstance(o, Reduce) else flat.store(o, outer + inner)
+            for o in stage.outs
+            if isinstance(o, Reduce) or not flat.never(o)
         )
         flat_stages.append(Stage(cut_axes(stage.axes, splits), outs))
     own = tuple(Buffer(b.name, (b.elements,), b.dtype, place=b.place) for b in scratch)
@@ -155,6 +157,11 @@ class _Flattener:
             at = self.expression(at, bounds + own)
         clip = tuple(b for b in bounds if b not in pads and not self.scratch(out.buffer))
         return Store(out.buffer, (at,), value, clip + own)
+
+    def never(self, out: Store) -> bool:
+        """Whether a store happens nowhere, as of the pixels of a tile that reach beyond an image smaller than it."""
+        ranges = ((self.range(aff.substitute(self.axes)), lo, hi) for aff, lo, hi in out.valid)
+        return any(most < lo or least >= hi for (least, most), lo, hi in ranges)
 
     def check_padding(self, name: str, logical: tuple[Aff | E, ...], indices: tuple[Aff | E, ...]) -> None:
         """Whoever stores the last element of a blocked dimension also stores the padding lanes behind it. `logical`:
