@@ -92,7 +92,6 @@ RESNET18 = (
     "memory, 3.7 for three 3x3 convolutions of stride 2, where Winograd's filtering saved no time"
 )
 MEAN = "resnet50, mobilenet_v1 and vit_s16 are products near the FMA peak in the peers as well, and keep the mean down"
-DIRECT = "training takes direct convolutions; Winograd only inference"
 REASONS: dict[str, str] = {
     "inference-1/vgg16": VGG16,
     "inference-2/vgg16": VGG16,
@@ -109,7 +108,5 @@ REASONS: dict[str, str] = {
     "inference-1/vit_s16": PRODUCTS,
     "training-1/vit_s16": VIT_STEP,
     "training-2/vit_s16": VIT_STEP,
-    "training-1/resnet18-224": DIRECT,
-    "training-2/resnet18-224": DIRECT,
     "odd/64 to 1, 1x1 on 13x13": ROWS,
 }

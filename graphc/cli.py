@@ -163,7 +163,7 @@ def bench_command(p: Parser) -> None:
 def show_command(p: Parser) -> None:
     network(p).option("--stage", choices=tuple(commands.STAGES), default="graph", help="default: graph")
     p.option("--after", metavar="PASS", help="the graph after this pass; `trace`: before all (default: after all)")
-    rounding(backend(p), "fast, exact with --train")
+    rounding(backend(p), "fast; exact with --train on a GPU")
     p.option("--train", action="store_true", help="a training step instead of inference")
     p.set_defaults(precision=None)  # that of `compile` and of `compile_training`
 

@@ -26,7 +26,7 @@ from graphc.frontend.networks import Network, find
 from graphc.ir import NUMPY, Graph, GraphcError, dims, show
 from graphc.nn import CrossEntropyLoss, init
 from graphc.nn.optim import SGD, Adam, AdamW, Optimizer
-from graphc.passes import TRAINING, run_passes
+from graphc.passes import run_passes
 from graphc.schedule import show as show_schedule
 from graphc.train import History, Splits, fit, load, load_weights
 from graphc.train.progress import describe
@@ -261,7 +261,8 @@ def timed(call: Callable[[], object], seconds: float, warm: int = 3, least: int 
 
 def show_stage(a: Namespace) -> int:
     found = network(a)
-    a.precision = a.precision or ("exact" if a.train else "fast")
+    a.backend = "cuda" if a.stage == "cuda" else a.backend
+    a.precision = a.precision or (driver.training_precision(a.backend) if a.train else "fast")
     if a.after and a.stage != "graph":
         raise GraphcError(f"--after goes with --stage graph, got --stage {a.stage}")
     text = STAGES[a.stage](a, found)
@@ -287,7 +288,7 @@ def graph_text(a: Namespace, found: Network) -> str:
 
 
 def pipeline_of(a: Namespace):
-    return TRAINING if a.train else driver.pipeline_of(a.precision, a.backend)
+    return driver.pipeline_of(a.precision, a.backend, a.train)
 
 
 def schedule_text(a: Namespace, found: Network) -> str:
@@ -299,7 +300,6 @@ def schedule_text(a: Namespace, found: Network) -> str:
 
 def cuda_text(a: Namespace, found: Network) -> str:
     """CUDA C, which is emitted without a GPU."""
-    a.backend = "cuda"
     graph = run_passes(source_graph(a, found), pipeline_of(a))
     return driver.backend_of("cuda").source(driver.schedule_of(graph, "cuda", a.precision), a.precision)
 
@@ -310,7 +310,8 @@ def source_text(kind: str) -> Callable[[Namespace, Network], str]:
     def text(a: Namespace, found: Network) -> str:
         if a.train:
             loss, optimizer = CrossEntropyLoss(), SGD(lr=0.01, momentum=0.9)
-            made = driver.compile_training(found.model, found.shape, loss=loss, optimizer=optimizer)
+            settings = {"loss": loss, "optimizer": optimizer, "precision": a.precision}
+            made = driver.compile_training(found.model, found.shape, **settings)
         else:
             made = driver.compile(found.model, found.shape, precision=a.precision, name=found.name)
         return made.program.source[kind]

@@ -36,6 +36,7 @@ from graphc.ops import Tensor, graph_of, leaf
 from graphc.ops.norm import BatchNorm
 from graphc.passes import (
     FAST_INFERENCE,
+    FAST_TRAINING,
     INFERENCE,
     TRAINING,
     build_backward,
@@ -212,14 +213,27 @@ def compile(model, input: Shapes = None, *, backend: str = "llvm", threads: int 
     return CompiledNetwork(source, graph, schedule, program, build_again, lower)
 
 
-def pipeline_of(precision: str, backend: str = "llvm"):
-    """The passes of an inference program. "fast" means Winograd's filtering, unless the backend has another way to
-    save arithmetic."""
+def pipeline_of(precision: str, backend: str = "llvm", training: bool = False):
+    """The passes of a program of inference, or of a training step. "fast" means Winograd's filtering, unless the
+    backend has another way to save arithmetic."""
     made_by = backend_of(backend)
     if precision not in made_by.PRECISIONS:
         raise GraphcError(f"precision: the {backend} backend has {', '.join(made_by.PRECISIONS)}, got {precision!r}")
-    winograd = made_by.TRAITS is None or made_by.TRAITS.winograd
-    return FAST_INFERENCE if winograd and precision == "fast" else INFERENCE
+    fast = precision == "fast" and filters(backend)
+    if training:
+        return FAST_TRAINING if fast else TRAINING
+    return FAST_INFERENCE if fast else INFERENCE
+
+
+def filters(backend: str) -> bool:
+    """Whether "fast" means Winograd's filtering, which keeps every product in float32."""
+    traits = backend_of(backend).TRAITS
+    return traits is None or traits.winograd
+
+
+def training_precision(backend: str) -> str:
+    """That of a training step where none is asked for."""
+    return "fast" if filters(backend) else "exact"
 
 
 def schedule_of(graph: Graph, backend: str, precision: str) -> Schedule | None:
@@ -249,14 +263,16 @@ def program_of(
 
 
 def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, backend: str = "llvm",
-                     threads: int = 1, cpu: str = "native", precision: str = "exact") -> CompiledStep:  # fmt: skip
+                     threads: int = 1, cpu: str = "native", precision: str | None = None) -> CompiledStep:  # fmt: skip
     """A compiled training step: forward, gradients and update in one call of `step(images, target) -> loss`.
 
     input      shape of the network's f32 input with the batch, or a list of shapes
     loss       a loss module such as nn.CrossEntropyLoss(), which gives one number
     optimizer  a description such as optim.SGD(lr=0.01, momentum=0.9)
     backend, threads, cpu   as of `compile`
-    precision  "exact" multiplies in float32; "fast" and "bf16" let the tensor cores of a GPU round what they multiply
+    precision  "fast" computes convolutions and their gradients by Winograd's filtering where that is less work; on a
+               GPU it lets the tensor cores round what they multiply, as "bf16" does. "exact" sums float32 products
+               directly. By default "fast" on a processor, "exact" on a GPU
 
     The target has the type that the loss asks for: i32 classes [N] for CrossEntropyLoss. The loss comes back as a
     float, from before the update. The model's weights live in the program from now on and are updated in place:
@@ -265,12 +281,13 @@ def compile_training(model: Callable, input: Shapes = None, *, loss, optimizer, 
     """
     types = input_types(input)
     with compiling():
-        pipeline_of(precision, backend)  # whether there is such a precision
+        precision = precision or training_precision(backend)
+        pipeline = pipeline_of(precision, backend, training=True)
 
     def program(batch: int):
         shapes = [(batch, *t.shape[1:]) for t in types]
         with compiling():
-            graph = run_passes(training_graph(model, shapes, loss, optimizer), TRAINING)
+            graph = run_passes(training_graph(model, shapes, loss, optimizer), pipeline)
             schedule = schedule_of(graph, backend, precision)
             return graph, schedule, program_of(backend, schedule, graph, threads, cpu, precision)
 
@@ -339,7 +356,8 @@ def report_of(source: Graph, schedule: Schedule, model, training: TrainingBytes 
 def training_bytes(model, input: Shapes, loss=None, optimizer=None) -> TrainingBytes:
     """Memory of one training step, from its plan: what the forward half keeps for the backward half is what lives
     across the kernel that finishes the loss."""
-    graph = run_passes(training_graph(model, input, loss or CrossEntropyLoss(), optimizer or SGD(lr=0.01)), TRAINING)
+    step = training_graph(model, input, loss or CrossEntropyLoss(), optimizer or SGD(lr=0.01))
+    graph = run_passes(step, FAST_TRAINING)
     schedule = scheduling.make_schedule(graph)
     trained = [v for v in graph.weights if v.name not in graph.frozen]
     turn = next(i for i, k in enumerate(schedule.kernels) if schedule.outputs[0] in scheduling.kernels.writes(k))

@@ -1,16 +1,10 @@
-"""Winograd's minimal filtering for convolutions of stride 1, as three linear ops around a batched matrix product.
-
-F(m x m, k x k) computes m x m outputs from a tile of (m + k - 1) x (m + k - 1) inputs in the transformed domain, where
-the convolution is a product for each of the (m + k - 1)**2 positions ("frequencies"):
+"""Winograd's minimal filtering for convolutions of stride 1, as linear ops around batched matrix products.
 
     out = A.T [ (G g G.T) * (B.T d B) ] A
 
-Lavin and Gray, Fast algorithms for convolutional neural networks, 2016. All of one tile extent interpolate at the same
-points and share B: pairs +-p, infinity and, where the extent is even, 0. The points of 6x6 tiles, +-1/sqrt(2) and
-+-sqrt(2), lose about half as much precision as the textbook's +-1, +-2. Those of 7x7 tiles, +-0.3, +-0.85 and +-1.75,
-were found by search: the RMS error of random convolutions is least there, twice that of 6x6 tiles. 8x8 tiles lose four
-times as much at their best points, +-1/2, +-1 and +-2, too much for an output of a network. The pass `use_winograd`
-makes these ops, after gradients have been built, so they carry none.
+as `graphc/ops/minimal_filtering.py` has it. The gradient of the weights is the adjoint of the same three transforms,
+dg = G.T [ (A dy A.T) * (B.T d B) ] G; that of the image a convolution of dy with the filters turned round. The pass
+`use_winograd` makes these ops, after gradients have been built, so they carry none.
 
 Letters: F frequencies, T tiles of all images (n, row, column in C order), N C H W image, O output channels, K kernel.
 """
@@ -18,119 +12,18 @@ Letters: F frequencies, T tiles of all images (n, row, column in C order), N C H
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache, reduce
 
 import numpy as np
 
 from graphc.ir import Cost, Op, TensorType, dims, require
 from graphc.ir.frozen import frozen
 
-Matrix = tuple[tuple[float, ...], ...]
-FORMS = ((2, 3), (4, 3), (5, 3), (3, 4), (2, 5), (3, 5))  # (m, k) that exist
-
-# By extent of the input tile, the squares of the points that come in pairs.
-POINTS = {4: (1.0,), 6: (0.5, 2.0), 7: (0.09, 0.7225, 3.0625)}
-
-
-@lru_cache
-def matrices(tile: int, kernel: int) -> tuple[Matrix, Matrix, Matrix]:
-    """B.T [m+k-1, m+k-1], G [m+k-1, k] and A.T [m, m+k-1] of F(tile, kernel).
-
-    A row of B.T holds the coefficients of the product of x - q for all other finite points q, the lowest first; its row
-    of G the powers of the point, divided by what that product is there; its column of A.T the powers."""
-    extent = tile + kernel - 1
-    squares, zero = POINTS[extent], (0.0,) * (extent % 2 == 0)
-    points = [*((z, 1) for z in zero), *((s, sign) for s in squares for sign in (1, -1))]
-
-    def powers(square: float, sign: int, count: int) -> list[float]:
-        return [square ** (i // 2) * (sign * math.sqrt(square)) ** (i % 2) for i in range(count)]
-
-    b, g = [], []
-    for square, sign in points:
-        partner = [(*zero, sign * math.sqrt(square), 1.0)] if square else []
-        row = product(*partner, *((-s, 0.0, 1.0) for s in squares if s != square))
-        there = sum(c * p for c, p in zip(row, powers(square, sign, extent), strict=False))
-        b.append((*row, *(0.0,) * (extent - len(row))))
-        g.append(tuple(p / there for p in powers(square, sign, kernel)))
-    b.append(product((*zero, 1.0), *((-s, 0.0, 1.0) for s in squares)))
-    g.append((0.0,) * (kernel - 1) + (1.0,))
-    a = list(zip(*(powers(*p, tile) for p in points), (0.0,) * (tile - 1) + (1.0,), strict=True))
-    return tuple(b), tuple(g), tuple(a)
-
-
-def product(*polynomials: Sequence[float]) -> tuple[float, ...]:
-    """The coefficients of a product of polynomials, the lowest first."""
-    return tuple(map(float, reduce(np.convolve, polynomials)))
-
-
-def sandwich(matrix: Sequence[Sequence[float]], tile: list[list]) -> list[list]:
-    """matrix @ tile @ matrix.T on values that add and multiply: expressions, arrays."""
-    rows = [[*column] for column in zip(*(apply_rows(matrix, list(c)) for c in zip(*tile, strict=True)), strict=True)]
-    return [apply_rows(matrix, row) for row in rows]
-
-
-def apply_rows(matrix: Sequence[Sequence[float]], values: list) -> list:
-    """matrix @ values. Rows that agree in some columns and are opposite in the others share both halves; of columns
-    that agree in some rows and are opposite in the others, the sum and the difference are taken first."""
-    matrix, values = in_pairs(matrix, values)
-    out: list = [None] * len(matrix)
-    for i, row in enumerate(matrix):
-        if out[i] is not None:
-            continue
-        twin = next((j for j in range(i + 1, len(matrix)) if mirrored(row, matrix[j])), None)
-        if twin is None:
-            out[i] = weighted(row, values)
-            continue
-        same = weighted([a if a == b else 0 for a, b in zip(row, matrix[twin], strict=True)], values)
-        apart = [a if a != b else 0 for a, b in zip(row, matrix[twin], strict=True)]
-        most = max(apart, key=abs)
-        other = weighted([a / most for a in apart], values)
-        out[i], out[twin] = plus(same, most, other), plus(same, -most, other)
-    return out
-
-
-def plus(total, c: float, value):
-    """total + c * value, rounded once."""
-    if c == 1:
-        return total + value
-    return total - value if c == -1 else value.fma(float(c), total)
-
-
-def in_pairs(matrix: Sequence[Sequence[float]], values: list) -> tuple[Sequence[Sequence[float]], list]:
-    """The same product on sums and differences of the values whose columns are mirrored: A.T of a 4x4 tile then takes
-    12 operations instead of 16."""
-    columns = list(zip(*matrix, strict=True))
-    for i, column in enumerate(columns):
-        twin = next((j for j in range(i + 1, len(columns)) if mirrored(column, columns[j])), None)
-        if twin is not None:
-            other = columns[twin]
-            columns[i] = tuple(a if a == b else 0 for a, b in zip(column, other, strict=True))
-            columns[twin] = tuple(a if a != b else 0 for a, b in zip(column, other, strict=True))
-            values = [*values]
-            values[i], values[twin] = values[i] + values[twin], values[i] - values[twin]
-    return list(zip(*columns, strict=True)), values
-
-
-def mirrored(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether the rows differ only in the sign of some columns, and agree in others."""
-    equal = [x == y for x, y in zip(a, b, strict=True) if x]
-    return all(abs(x) == abs(y) for x, y in zip(a, b, strict=True)) and any(equal) and not all(equal)
-
-
-def weighted(row: Sequence[float], values: list):
-    """The sum of row[i] * values[i], from a term on that needs no multiplication if there is one."""
-    terms = sorted(((float(c), v) for c, v in zip(row, values, strict=True) if c), key=lambda term: term[0] != 1)
-    (first, value), *others = terms
-    total = value if first == 1 else -value if first == -1 else value * first
-    for c, v in others:
-        total = plus(total, c, v)
-    return total
+from .minimal_filtering import Matrix, matrices, sandwich
 
 
 @frozen
 class Winograd(Op):
-    """What the three ops share: the extents of the output tile and of the kernel, one of `FORMS`."""
+    """What these ops share: the extents of the output tile and of the kernel, one of `FORMS`."""
 
     tile: int = 4
     kernel: int = 3
@@ -139,6 +32,10 @@ class Winograd(Op):
     def reach(self) -> int:
         """Extent of an input tile."""
         return self.tile + self.kernel - 1
+
+    @property
+    def frequencies(self) -> int:
+        return self.reach**2
 
     def tiles(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of tiles over an output of this size."""
@@ -173,7 +70,7 @@ class WinogradInput(Winograd):
         size = self.out_size(x)
         kernel = dims((self.kernel, self.kernel))
         require(min(size) > 0, f"{self.name}: a {kernel} kernel is larger than the padded {dims(x.shape[2:])} image")
-        return (TensorType("f32", (self.reach**2, x.shape[0] * math.prod(self.tiles(size)), x.shape[1])),)
+        return (TensorType("f32", (self.frequencies, x.shape[0] * math.prod(self.tiles(size)), x.shape[1])),)
 
     def reference(self, x):
         n, c, h, w = x.shape
@@ -208,18 +105,22 @@ class WinogradInput(Winograd):
 
 @frozen
 class WinogradWeights(Winograd):
-    """G g G.T of every filter: w [O, C, K, K] gives [F, O, C]. Evaluated once where the weights are constants, in
-    double precision."""
+    """G g G.T of every filter: w [O, C, K, K] gives [F, O, C], or [F, C, O] of the filters `turned` by half, which take
+    gradients of the output to those of the image. Evaluated once where the weights are constants, in double
+    precision."""
 
     name = "winograd_weights"
     precompute = True
+    turned: bool = False
 
     def infer(self, w: TensorType) -> tuple[TensorType, ...]:
         k = self.kernel
         require(w.rank == 4 and w.shape[2:] == (k, k), f"{self.name} needs OxCx{k}x{k} weights, got {dims(w.shape)}")
-        return (TensorType("f32", (self.reach**2, *w.shape[:2])),)
+        o, c = w.shape[:2]
+        return (TensorType("f32", (self.frequencies, *((c, o) if self.turned else (o, c)))),)
 
     def reference(self, w):
+        w = w[:, :, ::-1, ::-1].swapaxes(0, 1) if self.turned else w
         # both sides at once: G g G.T is linear in the elements of g
         u = np.kron(self.g, self.g) @ w.reshape(-1, self.kernel**2).T.astype(np.float64)
         return (u.reshape(-1, *w.shape[:2]).astype(w.dtype, copy=False),)
@@ -229,9 +130,10 @@ class WinogradWeights(Winograd):
 
     def lower(self, k) -> None:
         o, c = k.axes(k.inputs[0].shape[:2], "oc")
-        filter = [[k.load(0, [o, c, i, j]) for j in range(self.kernel)] for i in range(self.kernel)]
+        places = range(self.kernel)[:: -1 if self.turned else 1]
+        filter = [[k.load(0, [o, c, i, j]) for j in places] for i in places]
         for f, value in enumerate(v for line in sandwich(self.g, filter) for v in line):
-            k.store(0, [f, o, c], value)
+            k.store(0, [f, c, o] if self.turned else [f, o, c], value)
         k.finish([o, c])
 
 
@@ -245,7 +147,7 @@ class WinogradOutput(Winograd):
     def infer(self, m: TensorType) -> tuple[TensorType, ...]:
         tiles = math.prod(self.tiles(self.size))
         require(
-            m.rank == 3 and m.shape[0] == self.reach**2 and m.shape[1] % tiles == 0,
+            m.rank == 3 and m.shape[0] == self.frequencies and m.shape[1] % tiles == 0,
             f"{self.name} of {dims(m.shape)}: an output of {dims(self.size)} has {tiles} tiles an image",
         )
         return (TensorType("f32", (m.shape[1] // tiles, m.shape[2], *self.size)),)
@@ -271,3 +173,69 @@ class WinogradOutput(Winograd):
                 row, col = a * self.tile + i, b * self.tile + j
                 k.store(0, [n, o, row, col], value, [(row, 0, self.size[0]), (col, 0, self.size[1])])
         k.finish([n, a, b, o])
+
+
+@frozen
+class WinogradOutputGrad(Winograd):
+    """A dy A.T of every tile of the output's gradient: dy [N, O, H, W] gives [F, T, O]."""
+
+    name = "winograd_output_grad"
+
+    def infer(self, dy: TensorType) -> tuple[TensorType, ...]:
+        require(dy.rank == 4 and dy.dtype == "f32", f"{self.name} needs an f32 NxOxHxW gradient, got {dy}")
+        return (TensorType("f32", (self.frequencies, dy.shape[0] * math.prod(self.tiles(dy.shape[2:])), dy.shape[1])),)
+
+    def reference(self, dy):
+        (n, o, h, w), t = dy.shape, self.tile
+        rows, cols = self.tiles((h, w))
+        full = np.zeros((n, o, rows * t, cols * t), dy.dtype)
+        full[:, :, :h, :w] = dy
+        m = np.einsum("ia,jb,nohiwj->abnhwo", self.a, self.a, full.reshape(n, o, rows, t, cols, t), optimize=True)
+        return (m.reshape(self.frequencies, -1, o).astype(dy.dtype),)
+
+    def cost(self, dy: TensorType) -> Cost:
+        return Cost(other=4 * self.infer(dy)[0].elements)
+
+    def lower(self, k) -> None:
+        dy, t = k.inputs[0], self.tile
+        rows, cols = self.tiles(dy.shape[2:])
+        n, o, a, b = k.axes((*dy.shape[:2], rows, cols), "noab")
+
+        def pixel(row, col):
+            inside = [(row, 0, dy.shape[2]), (col, 0, dy.shape[3])]
+            return k.guard(k.load(0, [n, o, row, col]), k.const(0.0, "f32"), inside)
+
+        tile = [[pixel(a * t + i, b * t + j) for j in range(t)] for i in range(t)]
+        number = (n * rows + a) * cols + b
+        for f, value in enumerate(v for line in sandwich(tuple(zip(*self.a, strict=True)), tile) for v in line):
+            k.store(0, [f, number, o], value)
+        k.finish([n, a, b, o])
+
+
+@frozen
+class WinogradWeightsGrad(Winograd):
+    """G.T u G: u [F, O, C], sums over all tiles, gives the gradient of the weights [O, C, K, K]."""
+
+    name = "winograd_weights_grad"
+
+    def infer(self, u: TensorType) -> tuple[TensorType, ...]:
+        require(
+            u.rank == 3 and u.shape[0] == self.frequencies and u.dtype == "f32",
+            f"{self.name} needs f32 sums of {self.frequencies} frequencies, got {u}",
+        )
+        return (TensorType("f32", (*u.shape[1:], self.kernel, self.kernel)),)
+
+    def reference(self, u):
+        dw = np.kron(self.g, self.g).T @ u.reshape(self.frequencies, -1).astype(np.float64)
+        return (dw.T.reshape(*u.shape[1:], self.kernel, self.kernel).astype(u.dtype),)
+
+    def cost(self, u: TensorType) -> Cost:
+        return Cost(other=4 * u.elements)
+
+    def lower(self, k) -> None:
+        o, c = k.axes(k.inputs[0].shape[1:], "oc")
+        u = [[k.load(0, [i * self.reach + j, o, c]) for j in range(self.reach)] for i in range(self.reach)]
+        for i, line in enumerate(sandwich(tuple(zip(*self.g, strict=True)), u)):
+            for j, value in enumerate(line):
+                k.store(0, [o, c, i, j], value)
+        k.finish([o, c])

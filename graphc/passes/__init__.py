@@ -1,6 +1,6 @@
 """Passes: each takes a graph and gives a graph, the same object where nothing changed. One file a pass.
 
-The two pipelines below are run by `run_passes`, which verifies the graph after every pass.
+The pipelines below are run by `run_passes`, which verifies the graph after every pass.
 """
 
 from .build_backward import build_backward, grad
@@ -61,8 +61,21 @@ TRAINING = (
     eliminate_dead,  # gradients nobody asked for
 )
 
+# The same, with convolutions and their gradients by Winograd's minimal filtering where that is less work.
+FAST_TRAINING = (
+    simplify,
+    decompose,
+    simplify,
+    fold_constants,
+    eliminate_common,
+    use_winograd,  # after common expressions: kept from forward to backward, transformed images take too much memory
+    fold_constants,  # weights that are not trained
+    eliminate_dead,
+)
+
 __all__ = [
     "FAST_INFERENCE",
+    "FAST_TRAINING",
     "INFERENCE",
     "TRAINING",
     "StateMaker",

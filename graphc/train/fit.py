@@ -24,7 +24,7 @@ class Compiled:
     """The programs of a training run (`trainer.Programs`): a compiled step, and inference compiled when it is asked."""
 
     def __init__(self, model: Module, shape: tuple[int, ...], loss: Callable, optimizer: Optimizer,
-                 precision: str = "exact", **options):  # fmt: skip
+                 precision: str | None = None, **options):  # fmt: skip
         """`shape` is the network's input with the batch, `precision` that of a step, `options` those of `compile`:
         backend, threads, cpu."""
         self._model, self._shape, self._loss, self._options = model, shape, loss, options
@@ -111,7 +111,7 @@ def fit(
     seed: int = 0,
     threads: int = 1,
     backend: str = "llvm",
-    precision: str = "exact",
+    precision: str | None = None,
     checkpoint: str | os.PathLike | None = None,
     show: Display | None = None,
     notify: Callable[[Epoch], None] | None = None,

@@ -16,7 +16,7 @@ import graphc.ops as ops
 from graphc.ir import NUMPY, Graph, Op, TensorType
 from graphc.ops import contraction as c
 from graphc.ops import elementwise as e
-from graphc.ops import norm, phases, powers, random, reduce, shape, window, winograd
+from graphc.ops import minimal_filtering, norm, phases, powers, random, reduce, shape, window, winograd
 from graphc.ops.tensor import leaf
 
 
@@ -243,7 +243,7 @@ def pools() -> Iterator[Sample]:
 
 
 def winograds() -> Iterator[Sample]:
-    for tile, kernel in winograd.FORMS:
+    for tile, kernel in minimal_filtering.FORMS:
         frequencies = (tile + kernel - 1) ** 2
         for text, padding in (
             ("[1,1,1,1]", (kernel // 2, kernel // 2)),
@@ -257,8 +257,11 @@ def winograds() -> Iterator[Sample]:
                 yield sample(winograd.WinogradInput(tile, kernel, padding), text)
                 tiles = x.shape[0] * int(np.prod([-(-n // tile) for n in size]))
                 yield sample(winograd.WinogradOutput(tile, kernel, size), f"[{frequencies},{tiles},{x.shape[1]}]")
-        yield sample(winograd.WinogradWeights(tile, kernel), f"[17,3,{kernel},{kernel}]")
-        yield sample(winograd.WinogradWeights(tile, kernel), f"[1,1,{kernel},{kernel}]")
+                yield sample(winograd.WinogradOutputGrad(tile, kernel), f"[{x.shape[0]},5,{size[0]},{size[1]}]")
+        for channels in ("17,3", "1,1"):
+            for turned in (False, True):
+                yield sample(winograd.WinogradWeights(tile, kernel, turned), f"[{channels},{kernel},{kernel}]")
+            yield sample(winograd.WinogradWeightsGrad(tile, kernel), f"[{frequencies},{channels}]")
 
 
 def phase_images() -> Iterator[Sample]:
@@ -383,6 +386,8 @@ REFUSED: tuple[Refused, ...] = (
     refused(winograd.WinogradInput(4), "[3,4]", "needs an f32 NxCxHxW input"),
     refused(winograd.WinogradWeights(4), "[8,4,5,5]", "needs OxCx3x3 weights, got 8x4x5x5"),
     refused(winograd.WinogradOutput(4, 3, (8, 8)), "[36,3,7]", "an output of 8x8 has 4 tiles an image"),
+    refused(winograd.WinogradOutputGrad(4), "[3,4]", "needs an f32 NxOxHxW gradient"),
+    refused(winograd.WinogradWeightsGrad(4), "[16,3,7]", "needs f32 sums of 36 frequencies"),
     refused(phases.SpaceToDepth(), "[3,4,5]", "needs an f32 NxCxHxW input"),
     refused(phases.SpaceToDepth(2, (0, 0), (2, 2), 11), "[1,3,4,4]", "has 12 phases, more than 11 channels"),
     refused(window.MaxPool2d((3, 3), (1, 1)), "[1,1,2,2]", "window 3x3 is larger than the padded 2x2 image"),

@@ -18,7 +18,7 @@ from graphc.driver import traced_graph
 from graphc.ir import TensorType
 from graphc.ops import graph_of, input, leaf
 from graphc.ops.contraction import Conv2d
-from graphc.ops.winograd import FORMS, apply_rows, matrices
+from graphc.ops.minimal_filtering import FORMS, apply_rows, matrices
 from graphc.passes import FAST_INFERENCE, INFERENCE, run_passes, use_winograd
 from graphc.passes.use_winograd import best_tile
 from graphc.schedule import make_schedule
@@ -46,7 +46,7 @@ def always(monkeypatch):
     module = sys.modules[use_winograd.__module__]
 
     def force(tile: int) -> None:
-        monkeypatch.setattr(module, "best_tile", lambda node: tile if node.op.name == "conv2d" else None)
+        monkeypatch.setattr(module, "best_tile", lambda node, *_: tile if node.op.name == "conv2d" else None)
 
     return force
 

@@ -78,6 +78,37 @@ def test_blocks_give_the_same_bits(name, monkeypatch, request):
         assert (net(x) == want).all(), f"{threads} threads"
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("channels", [37, 64])
+def test_blocks_of_a_training_step_give_the_same_bits(channels, packed, monkeypatch, everywhere):
+    """Weights lie in blocks of channels, which no step may share with the next: where a copy packs transformed ones, a
+    block of the two would have steps of 8 channels."""
+    monkeypatch.setattr(sys.modules["graphc.schedule.block"], "FEWEST_STEPS", 6)
+    if not packed:
+        monkeypatch.setattr(sys.modules["graphc.schedule.assign_layouts.weights"], "transformed", lambda *_: {})
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((2, 16, 12, 8), np.float32), np.array([3, 1], np.int32)
+    convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in ((16, channels), (channels, 64))))
+    model = nn.Sequential(convs, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    start = {name: np.array(array) for name, array in model.state_dict().items()}
+
+    def trained(pipeline):
+        monkeypatch.setattr("graphc.schedule.PIPELINE", pipeline)
+        model.load_state_dict(start)
+        step = graphc.compile_training(
+            model, images.shape, loss=nn.CrossEntropyLoss(), optimizer=graphc.optim.SGD(lr=0.01)
+        )
+        losses = [step(images, labels) for _ in range(2)]
+        return len(blocks(step.program.schedule)), losses, {n: np.array(a) for n, a in model.state_dict().items()}
+
+    none, want, weights = trained(tuple(s for s in PIPELINE if s.__name__ != "block"))
+    some, got, others = trained(PIPELINE)
+    assert some > none == 0
+    assert got == want
+    for name, array in weights.items():
+        assert (array == others[name]).all(), name
+
+
 @pytest.mark.parametrize("name", list(GRAPHS))
 def test_the_interpreted_block_means_the_same(name, everywhere, monkeypatch):
     graph = GRAPHS[name]()

@@ -30,6 +30,8 @@ def weight_layouts(schedule: Schedule, activations: Mapping[str, Layout]) -> dic
                 layout = pack(kernel, b.shape, block)
                 if layout and whole(b.name, layout):
                     layouts[b.name] = layout
+    if block > 1:
+        layouts |= transformed(schedule, layouts, whole)
     channels = Layout.blocked(4, block, (0,)) if block > 1 else channels_last(4, 0, 1)
     layouts |= {n: channels for n in by_channel(schedule, activations) if n not in layouts}
     for kernel in schedule.kernels:
@@ -62,6 +64,37 @@ def packing(kernel: Contraction, shape: tuple[int, ...], block: int) -> Layout |
     else:
         order = (*apart, (o, "outer"), (c, "whole"), *spatial, (o, "inner"))
     return Layout(order, block)
+
+
+def transformed(
+    schedule: Schedule, layouts: Mapping[str, Layout], whole: Callable[[str, Layout], bool]
+) -> dict[str, Layout]:
+    """Packed layouts of batches of weights that kernels make of stored ones in every run, such as the transformed ones
+    of a convolution that is trained, and of those that they are made of: blocks of both channels, so that either may
+    run along vectors."""
+    made: dict[str, Layout | None] = {}
+    writers: dict[str, list[Kernel]] = {}
+    for kernel in schedule.kernels:
+        for name in {n for n, _, is_store in accesses(kernel) if is_store}:
+            writers.setdefault(name, []).append(kernel)
+    for kernel in schedule.kernels:
+        if isinstance(kernel, Contraction) and schedule.buffers[kernel.w.buffer].place == "arena":
+            b = schedule.buffers[kernel.w.buffer]
+            layout = packing(kernel, b.shape, schedule.traits.block) if len(b.shape) == 3 else None
+            loops = all(isinstance(k, Loops) for k in writers.get(b.name, ()))
+            fits = layout and loops and b.name not in schedule.aliased and whole(b.name, layout)
+            made[b.name] = layout if fits and made.get(b.name, layout) == layout else None
+    found = {name: layout for name, layout in made.items() if layout}
+    for name in list(found):
+        for kernel in writers[name]:
+            for source, at, _ in accesses(kernel):
+                b, block = schedule.buffers[source], schedule.traits.block
+                if b.place == "state" and len(at) == 4 and source not in layouts and source not in schedule.aliased:
+                    order = ((0, "outer"), (1, "outer"), (2, "whole"), (3, "whole"), (0, "inner"), (1, "inner"))
+                    layout = Layout(order, block)
+                    if all(blockable(i, extents(kernel), block) for i in at[:2]) and whole(source, layout):
+                        found[source] = layout
+    return found
 
 
 def channels_last(rank: int, o: int, c: int) -> Layout:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from graphc.schedule.expr import loads
-from graphc.schedule.kernels import Axis, Loops, Stage, stage_expressions
+from graphc.schedule.kernels import Axis, Loops, Stage, stage_expressions, writes
 from graphc.schedule.rewriting import fresh_names, rename
 
 from .patterns import points
@@ -15,12 +15,15 @@ from .state import Fusion
 
 
 def siblings(fusion: Fusion, name: str) -> None:
-    """`r = sum f(x[i]); s = sum g(x[i])  ->  r, s = sum f(x[i]), sum g(x[i])`: one pass over a large x."""
+    """`r = sum f(x[i]); s = sum g(x[i])  ->  r, s = sum f(x[i]), sum g(x[i])`: one pass over a large x. Results larger
+    than x would wait in memory for longer than that saves: a backward pass transforms an image again."""
     elements = math.prod(fusion.buffers[name].shape)
     alike: dict[tuple, list[int]] = {}  # kernels by the extents of their nests, if none is much longer than x
     for k in sorted(fusion.readers[name]):
         kernel = fusion.kernels[k]
-        if isinstance(kernel, Loops) and max(points(*kernel.par, *s.axes) for s in kernel.stages) < 2 * elements:
+        if not isinstance(kernel, Loops) or any(math.prod(fusion.buffers[n].shape) > elements for n in writes(kernel)):
+            continue
+        if max(points(*kernel.par, *s.axes) for s in kernel.stages) < 2 * elements:
             extents = tuple(tuple(n for _, n in nest) for nest in _nests(kernel))
             alike.setdefault(extents, []).append(k)
     for a, b in (pair for group in alike.values() for pair in combinations(group, 2)):
