@@ -16,6 +16,32 @@ def made(types=(), names=(), result=VOID):
     return f, ir.IRBuilder(f.append_basic_block("entry"))
 
 
+def test_chains_by_turns_use_nothing_before_it_is_there():
+    """Three chains: of two instructions, of none, and of two of which the last uses the last of the first chain."""
+    f, b = made([I32], ["n"])
+    (n,) = f.args
+    square = b.mul(n, n)
+    done = []
+
+    def chain():
+        done.append(b.mul(b.add(square, n), n))
+        return done[0]
+
+    assert b.by_turns([chain, lambda: n, lambda: b.sub(b.sub(n, square), done[0])])[:2] == [done[0], n]
+    assert [x.split(" = ")[1] for x in f.blocks[0].instructions[1:]] == [
+        'add i32 %.1, %"n"',
+        'sub i32 %"n", %.1',
+        'mul i32 %.2, %"n"',
+        "sub i32 %.4, %.3",
+    ]
+
+
+def test_chains_by_turns_stay_in_one_block():
+    _, b = made()
+    with pytest.raises(ValueError, match="must stay in one block"):
+        b.by_turns([lambda: b.position_at_end(b.append_basic_block("other"))])
+
+
 def test_a_module_is_text_that_llvm_reads():
     f, b = made([PTR, I32], ["p", "n"])
     b.store(b.add(f.args[1], const(I32, 1), flags=("nsw",)), f.args[0], 4)

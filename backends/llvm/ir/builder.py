@@ -6,11 +6,17 @@ instruction makes. Operands that must be of one type are checked here, where the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from .text import I1, PTR, VOID, Block, Constant, Function, Instruction, Module, Phi, Switch, Type, Value, const, vec
 
+T = TypeVar("T")
+_NUMBERED = re.compile(r"%\.\d+")
+_MADE = re.compile(r"  (%\.\d+) = ")
 SIGNS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 
 
@@ -165,6 +171,30 @@ class IRBuilder:
 
     def fence(self, ordering: str, scope: str) -> None:
         self.done(f'fence syncscope("{scope}") {ordering}')
+
+    # order
+
+    def by_turns(self, chains: Iterable[Callable[[], T]]) -> list[T]:
+        """What each function gives, with the instructions that they write, in one block, by turns. A processor sees a
+        hundred instructions or so ahead: where each chain is a long polynomial, those of all of them must lie that
+        near for one to go on while another waits. A function may use what one before it has made."""
+        lines, made, parts = self.block.instructions, [], []
+        first = len(lines)
+        for chain in chains:
+            made.append(chain())
+            if self.block.instructions is not lines:
+                raise ValueError("chains that go by turns must stay in one block")
+            parts.append(deque((line, _MADE.match(line), _NUMBERED.findall(line)) for line in lines[first:]))
+            del lines[first:]
+        waiting = {result[1] for part in parts for _, result, _ in part if result}
+        while any(parts):
+            for part in filter(None, parts):
+                line, result, names = part[0]
+                if waiting.isdisjoint(names[1:] if result else names):
+                    lines.append(line)
+                    waiting -= {*names[: bool(result)]}
+                    part.popleft()
+        return made
 
     # control
 

@@ -13,9 +13,9 @@ from functools import cached_property, partial, reduce
 
 from graphc.ir.frozen import frozen
 from graphc.schedule.expr import Aff, E, loads, walk
-from graphc.schedule.kernels import ACC
+from graphc.schedule.kernels import ACC, Store
 from graphc.schedule.layout import Buffer
-from graphc.schedule.scalar import LONG, waits
+from graphc.schedule.scalar import DEAR, LONG, waits
 
 from .. import emit, ir
 from ..emit import F32, I8, Number, add, address, affine, const, i64, mul
@@ -27,6 +27,7 @@ from .plans import Plan
 from .tiles import Group, tiles_along
 
 Env = dict[str, Number]
+BY_TURNS = 2  # points of an epilogue with a polynomial: with two vectors side by side, GELU and its slope take 0.85
 
 
 @frozen
@@ -293,7 +294,7 @@ class LaneGroup:
         for point in points.envs:
             for vector in self.vectors:
                 total = next(totals) if vector.valid else const(self.type, 0)
-                self.store(self.at(point, vector), total, self.mask(vector), vector.valid > 0, clipped_axis)
+                put(self.values(self.at(point, vector), total, self.mask(vector), vector.valid > 0, clipped_axis))
 
     @cached_property
     def long(self) -> bool:
@@ -302,20 +303,31 @@ class LaneGroup:
 
     def finish_rows(self, points: Points, sums: list[ir.Value]) -> None:
         """A long epilogue. The sums go by the stack, so that it has all registers; neighbouring vectors are one wide
-        vector, which LLVM cuts up operation by operation: their chains then run beside each other."""
+        vector, which LLVM cuts up operation by operation: their chains then run beside each other. So do those of
+        several points."""
         b, vl, (axis, count), aligned = self.b, self.vl, points.along, self.target.vector_bytes
         for k, total in enumerate(sums):
             emit.store_(b, total, self.room, k * vl, aligned=aligned)
         known = self.uniform()
+        total = len(self.active) * vl
+        dear = waits(DEAR, *(s.expr for s in self.form.stores))
+        many = BY_TURNS if dear and count % BY_TURNS == 0 else 1
+
+        def values(point: Env, place: Number, before: int, first: Vector, more: list[Vector]) -> list[tuple]:
+            sums, lanes = const(self.type, 0), vl * (1 + len(more))
+            if first.valid:
+                sums = emit.load_(b, self.room, F32, lanes, add(b, place, before * vl), aligned=aligned)
+            return self.values(self.at(point, first), sums, self.mask(first), first.valid > 0, None, known)
+
         for row in range(0, len(points.envs), count):
-            with emit.loop(b, 0, count, name="end") as k:
-                point = points.envs[row] | {axis: add(b, points.envs[row][axis], k)}
-                place = mul(b, add(b, k, row), len(self.active) * vl)
+            with emit.loop(b, 0, count, many, name="end") as k:
+                at = [add(b, k, n) for n in range(many)]
+                places = [(points.envs[row] | {axis: add(b, points.envs[row][axis], n)},
+                           mul(b, add(b, n, row), total)) for n in at]  # fmt: skip
                 for before, (first, *more) in self.strips:
-                    total, lanes = const(self.type, 0), vl * (1 + len(more))
-                    if first.valid:
-                        total = emit.load_(b, self.room, F32, lanes, add(b, place, before * vl), aligned=aligned)
-                    self.store(self.at(point, first), total, self.mask(first), first.valid > 0, None, known)
+                    chains = [partial(values, point, place, before, first, more) for point, place in places]
+                    for found in b.by_turns(chains) if many > 1 else [chain() for chain in chains]:
+                        put(found)
 
     @cached_property
     def room(self) -> ir.Value:
@@ -349,7 +361,7 @@ class LaneGroup:
                 same[e] = values.value(e)
         return same
 
-    def store(
+    def values(
         self,
         env: Env,
         total: ir.Value,
@@ -357,9 +369,9 @@ class LaneGroup:
         exists: bool,
         clipped_axis: str | None,
         known: Mapping[E, ir.Value] | None = None,
-    ) -> None:
-        """The stores of a vector of sums, or of neighbouring ones; of one that does not exist, those into the padding.
-        `known`: what has been computed of the epilogue."""
+    ) -> list[tuple[Values, Store, ir.Value]]:
+        """What is to be stored for a vector of sums, or for neighbouring ones; of one that does not exist, into the
+        padding. `known`: what has been computed of the epilogue."""
         form, made, found = self.form, {}, []
         for s in form.stores:
             clipped = form.clipped(s, form.lanes)
@@ -370,9 +382,13 @@ class LaneGroup:
                 where = self.b, self.buffers, self.pointers, env, self.target
                 made[clipped] = Values(*where, lanes, temps, self.extents, known, self.offsets)
             found.append((made[clipped], s, made[clipped].vector(s.expr)))
-        # all values first: a store may change what another one reads, such as a moment of the optimizer
-        for values, s, value in found:
-            values.store(s.buffer, s.indices[0], value)
+        return found
+
+
+def put(found: list[tuple[Values, Store, ir.Value]]) -> None:
+    """The stores, after all values: one may change what another reads, such as a moment of the optimizer."""
+    for values, s, value in found:
+        values.store(s.buffer, s.indices[0], value)
 
 
 def _parted(aff: Aff, axes: set[str]) -> tuple[Aff, Aff]:
