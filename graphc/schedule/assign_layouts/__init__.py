@@ -14,6 +14,7 @@ from .activations import activation_layouts
 from .copies import copy_borders, repack
 from .few_outputs import as_sums, few_outputs
 from .halos import fill_halos, widen_halos
+from .panels import sum_panels
 from .weights import oriented, weight_layouts
 
 
@@ -26,7 +27,7 @@ def assign_layouts(schedule: Schedule) -> Schedule:
     kernels = tuple(oriented(k, packed) for k in schedule.kernels)
     schedule = schedule.replace(buffers=buffers, kernels=kernels)
     if schedule.traits.block > 1:
-        schedule = repack(schedule)  # lanes are vectors, read as they lie
+        schedule = sum_panels(repack(schedule))  # lanes are vectors, read as they lie
     return fill_halos(as_sums(widen_halos(schedule)))
 
 
