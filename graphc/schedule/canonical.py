@@ -17,6 +17,8 @@ from .flat import Buffers, FlatLoops
 from .kernels import Axis, Loops, Reduce, Stage, Store, expressions, extents
 from .normal import flatten
 
+FEW_LEAVES = 16  # loads of a tile that is transposed
+
 
 def canonical(kernel: Loops, buffers: Buffers, fixed: frozenset[str] = frozenset()) -> FlatLoops:
     """`Loops` -> flattened, sorted and collapsed; `fixed` parallel axes stay first and by themselves."""
@@ -94,11 +96,12 @@ def fuse_products(kernel: FlatLoops) -> FlatLoops:
 
 def find_tile(kernel: FlatLoops, vector: str | None, least: int, fixed: frozenset[str] = frozenset()) -> str | None:
     """The parallel axis of at least `least` points that some load has unit stride along, where along `vector` it is a
-    gather: the two are then walked in tiles that are transposed. Only for one stage without axes."""
+    gather: the two are then walked in tiles that are transposed. Only for one stage without axes, and few such loads:
+    the code for a tile is long, and there are four kinds of tiles at the ends of ragged axes."""
     if vector is None or len(kernel.stages) > 1 or kernel.stages[0].axes or kernel.scratch:
         return None
-    sizes = dict(kernel.par)
-    for leaf in tile_leaves(kernel.stages[0], vector):
+    sizes, leaves = dict(kernel.par), tile_leaves(kernel.stages[0], vector)
+    for leaf in leaves if len(leaves) <= FEW_LEAVES else ():
         index = loads(leaf)[0].attr[1][0]
         for a, coef in index.terms:
             if coef == 1 and a not in fixed and sizes[a] >= least:

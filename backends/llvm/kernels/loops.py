@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 
 from graphc.schedule.borders import UNROLLED, pieces
@@ -22,7 +23,25 @@ from graphc.schedule.rewriting import rows_apart
 from graphc.schedule.scalar import work
 
 from .. import emit, ir
-from ..emit import I64, MEMORY, PTR, KernelCode, Number, add, function, i64, if_, if_else, loop, mul, prefix_mask, stack
+from ..emit import (
+    F32,
+    I64,
+    MEMORY,
+    PTR,
+    KernelCode,
+    Number,
+    add,
+    function,
+    i64,
+    if_,
+    if_else,
+    load_,
+    loop,
+    mul,
+    prefix_mask,
+    stack,
+    store_,
+)
 from ..target import Target
 from ..values import Lanes
 from .ahead import aheads
@@ -34,6 +53,7 @@ COLUMN_VECTORS = 16  # where a reduction walks over rows far apart, each of whic
 COLUMN_STRIDE = 256
 NODES = 256  # arithmetic in one iteration of the innermost loop, beyond which fewer vectors go side by side
 WINDOW = 7  # points of a sliding window side by side: divides the sizes of most maps; 4 take 1.5 times as long
+TILE_NODES = 64  # arithmetic beyond which the columns of a transposed tile share one piece of code
 FEW_NODES = 16  # arithmetic beyond which the loop itself costs too little to be worth a second copy of the body
 # With more loads and stores in an iteration, LLVM is kept from their addresses: it would take them apart to find better
 # ones, in up to two thirds of the time of compiling the kernel, and not make it faster.
@@ -313,8 +333,25 @@ class _Emitter:
                 for column, there in zip(transpose(self.b, rows), known[k:], strict=False):
                     there[leaf] = column
         lanes = Lanes(self.vector, self.vl, prefix_mask(self.b, self.vl, high) if high < self.vl else None)
-        points = [Point({**env, tile: add(self.b, env[tile], k)}, lanes, {}, known[k]) for k in range(wide)]
-        self.stages.run(points, spans)
+        if self.nodes <= TILE_NODES or any(leaf.dtype != "f32" for leaf in known[0]):
+            points = [Point({**env, tile: add(self.b, env[tile], k)}, lanes, {}, known[k]) for k in range(wide)]
+            self.stages.run(points, spans)
+            return
+        for k, columns in enumerate(known):
+            for room, column in zip(self.columns, columns.values(), strict=True):
+                store_(self.b, column, room, k * self.vl, aligned=4 * self.vl)
+        with loop(self.b, 0, wide, name="column") as k:
+            at = mul(self.b, k, self.vl)
+            rooms = zip(known[0], self.columns, strict=True)
+            columns = {leaf: load_(self.b, room, F32, self.vl, at, aligned=4 * self.vl) for leaf, room in rooms}
+            self.stages.run([Point({**env, tile: add(self.b, env[tile], k)}, lanes, {}, columns)], spans)
+
+    @cached_property
+    def columns(self) -> list[ir.Value]:
+        """For each load of a tile, where its columns lie while the loop over them has one of each."""
+        (stage,) = self.nest.kernel.stages
+        count = len(list(tile_leaves(stage, self.vector, self.nest.tile)))
+        return [stack(self.b, F32, LANES * self.vl) for _ in range(count)]
 
     def lanes(self, envs: list[dict], spans: Spans, first: Number, stop: Number) -> None:
         """The lanes axis from `first` to `stop`, for one or several neighbouring points."""
