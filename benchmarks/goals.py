@@ -77,14 +77,17 @@ UNET = (
 )
 VIT_STEP = (
     "its multiply-adds need 1,060 ms of one core at 95 GFLOP/s, the step takes 1,270 to 1,350: packs 20, sums of norms "
-    "25, GELU and its slope 18, AdamW in the weight gradients 13 and more where its state comes from memory; products "
-    "of attention run at 65 to 77 % of that peak, PyTorch's large products at 79 to 92 %"
+    "and biases 22, GELU and its slope 15, AdamW in the weight gradients 13 and more where its state comes from "
+    "memory; products of attention run at 65 to 77 % of that peak, PyTorch's large products at 79 to 92 %"
 )
-ROWS = "a row of 13 places is two vectors of 8 that overlap, with sums of their own: as one row of 169 it keeps 61 %"
+LENET5_STEP = (
+    "of 33 ms 13.5 are gradients of 5x5 weights with 1 and 20 channels, direct at 50 GFLOP/s (transforms of 6x6 for "
+    "2x2 results would take more memory than PyTorch), 10.4 the second convolution and its image's gradient, filtered"
+)
 PRODUCTS = "direct products run at 85 to 98 % of the FMA peak alone on the machine, which leaves little to win"
 RESNET50 = (
-    "67 ms when the machine is quiet, most products at 90 to 99 % of the FMA peak, which leaves little to win, and 85 "
-    "in these runs, between which MNN went from 97 to 107"
+    "67 ms when the machine is quiet, most products at 90 to 99 % of the FMA peak, which leaves little to win, and 79 "
+    "and 85 in these runs"
 )
 ALEXNET = "the linear layers stream 179 MB at the memory's rate, which takes 6 of 14 ms"
 RESNET18 = (
@@ -106,7 +109,10 @@ REASONS: dict[str, str] = {
     "inference-1/mobilenet_v1": PRODUCTS,
     "inference-2/mobilenet_v1": PRODUCTS,
     "inference-1/vit_s16": PRODUCTS,
+    "training-1/lenet5": LENET5_STEP,
+    "training-1/lenet5-adam": LENET5_STEP,
+    "training-2/lenet5": LENET5_STEP,
+    "training-2/lenet5-adam": LENET5_STEP,
     "training-1/vit_s16": VIT_STEP,
     "training-2/vit_s16": VIT_STEP,
-    "odd/64 to 1, 1x1 on 13x13": ROWS,
 }

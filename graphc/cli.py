@@ -93,13 +93,16 @@ def backend(parser: Parser) -> Parser:
     return parser.option("--backend", choices=("llvm", "cuda", "reference"), default="llvm", help=note)
 
 
-def rounding(parser: Parser, default: str = "fast") -> Parser:
+def rounding(parser: Parser, training: bool = False) -> Parser:
+    """--precision; with `training` None, which leaves it to `compile_training`, is the default."""
+    default = "fast; exact for a training step on a GPU" if training else "fast"
     note = (
         "exact sums float32 products directly; fast takes Winograd's filtering where that is less work and stores "
         "large linear layers of one image in 24 bits, on a GPU it takes tf32 in the tensor cores; bf16 is for GPUs "
         f"alone (default: {default})"
     )
-    return parser.option("--precision", choices=("fast", "exact", "bf16"), default=default, help=note)
+    kinds = ("fast", "exact", "bf16")
+    return parser.option("--precision", choices=kinds, default=None if training else "fast", help=note)
 
 
 def before_network(parser: Parser) -> Parser:
@@ -134,7 +137,7 @@ def train_command(p: Parser) -> None:
     p.option("--weight-decay", type=at_least(0, float), metavar="X", default=0.0, help="default: 0")
     p.option("--weights", metavar="FILE", default=commands.INITIAL, help=f"to start from: {WEIGHTS} (the default)")
     p.option("--seed", type=at_least(0), metavar="N", default=0, help="of weights, split and order (default: 0)")
-    working(rounding(p, "exact"))
+    working(rounding(p, training=True))
 
 
 def run_command(p: Parser) -> None:
@@ -163,9 +166,8 @@ def bench_command(p: Parser) -> None:
 def show_command(p: Parser) -> None:
     network(p).option("--stage", choices=tuple(commands.STAGES), default="graph", help="default: graph")
     p.option("--after", metavar="PASS", help="the graph after this pass; `trace`: before all (default: after all)")
-    rounding(backend(p), "fast; exact with --train on a GPU")
+    rounding(backend(p), training=True)
     p.option("--train", action="store_true", help="a training step instead of inference")
-    p.set_defaults(precision=None)  # that of `compile` and of `compile_training`
 
 
 def demo_command(p: Parser) -> None:
