@@ -27,7 +27,7 @@ from graphc.schedule.places import Place, check_apart, places_of
 from graphc.schedule.scalar import work
 
 from . import ir
-from .emit import I8, I32, I64, PTR, add, address, const, function, i64, if_, load_, loop, mul, stack, store_
+from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop, mul, stack, store_
 from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
 from .probes import emit_peak, emit_reader
@@ -109,6 +109,8 @@ def calls_of(
             parts.append((code, tuple(names[a] for a in code.arguments)))
         is_block = isinstance(kernel, Block)
         units = math.prod(n for _, n in kernel.steps) if is_block else parts[0][0].units
+        if any(code.units % units for code, _ in parts):
+            raise ValueError(f"block {kernel.name}: its {units} steps are not whole units of each of its kernels")
         alone = not shared or units < 2 or sum(map(work_ns, bodies(kernel))) < SHARED_NS
         calls.append(Call(kernel, tuple(parts), units, alone))
     return calls
@@ -213,7 +215,7 @@ def _call(b: ir.IRBuilder, module: ir.Module, call: Call, places: Mapping, memor
         for (made, pointers), (code, _) in zip(parts, call.parts, strict=True):
             units = code.units // call.units  # of this kernel in a step
             first = mul(b, step, units)
-            b.call(made, [*pointers, i64(first), i64(add(b, first, units))])
+            b.call(made, [*pointers, first, b.add(first, const(I64, units))])
 
 
 def groups(calls: Sequence[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
