@@ -32,18 +32,18 @@ SHAPES = [  # tile, kernel, image, outputs, padding
 ]
 
 
-def gradients(x: tuple[int, ...], out: int, kernel: int = 3, padding=(1, 1), **settings):
-    """A graph of both gradients of a convolution whose weights it updates."""
+def gradients(x: tuple[int, ...], out: int, kernel: int = 3, padding=(1, 1), trained: bool = True, **settings):
+    """A graph of both gradients of a convolution, whose weights it updates where they are `trained`."""
     channels = x[1] // settings.get("groups", 1)
     shape = (out, channels, kernel, kernel)
     rng = np.random.default_rng(0)
     w = (rng.standard_normal(shape) * (2 / (channels * kernel**2)) ** 0.5).astype(np.float32)
-    weight, image = leaf("weight", "w", TensorType("f32", shape), w, True), input(x, "x")
+    weight, image = leaf("weight", "w", TensorType("f32", shape), w, trained), input(x, "x")
     op = Conv2d(padding=padding, **settings)
     dy = input(image.apply(op, weight).shape, "dy")
     dx = dy.apply(Conv2dInputGrad(*op.settings(), x[2:]), weight)
     dw = image.apply(Conv2dWeightGrad(*op.settings(), shape[2:]), dy)
-    return graph_of("g", [dx, dw], updates=[(weight, weight - dw * 0.01)])
+    return graph_of("g", [dx, dw], updates=[(weight, weight - dw * 0.01)] if trained else [])
 
 
 def drawn(graph) -> list[np.ndarray]:
@@ -141,6 +141,18 @@ def test_precision(images, channels, always):
 def test_other_gradients_stay(x, out, settings):
     graph = gradients(x, out, **settings)
     assert use_winograd(graph) is graph
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (3, 3)])
+def test_strided_gradients_stay_where_weights_are_fixed_too(stride):
+    """Phases are for the convolution itself."""
+    graph = gradients((8, 64, 56, 56), 64, kernel=5, padding=(2, 2), stride=stride, trained=False)
+    assert use_winograd(graph) is graph
+
+
+def test_gradients_through_fixed_weights_take_no_largest_tiles():
+    made = use_winograd(gradients((8, 256, 13, 13), 256, trained=False))
+    assert {n.op.reach for n in made.nodes if n.op.name.startswith("winograd")} == {6}
 
 
 def test_the_largest_tiles_are_for_what_does_not_change():

@@ -71,7 +71,7 @@ def transformed(
 ) -> dict[str, Layout]:
     """Packed layouts of batches of weights that kernels make of stored ones in every run, such as the transformed ones
     of a convolution that is trained, and of those that they are made of: blocks of both channels, so that either may
-    run along vectors."""
+    run along vectors. With copies in between the step of resnet18 takes 1.4 times as long."""
     made: dict[str, Layout | None] = {}
     writers: dict[str, list[Kernel]] = {}
     for kernel in schedule.kernels:
