@@ -7,7 +7,7 @@ What enters: a `Schedule` whose buffers have their places, and a target. What le
                  int threads)
     void NAME_close(void)
 
-Every kernel is cut into units; thread t of T takes units [n*t/T, n*(t+1)/T). Threads meet at a barrier only before a
+Every kernel is cut into units, and threads share these (`shares`). Threads meet at a barrier only before a
 kernel that touches memory which a kernel since the last barrier wrote, or writes memory which one read. Kernels too
 small to share run on thread 0 alone, and need no barrier among themselves; so do all kernels of a small program. The
 units of a block are its steps: the thread that takes a step runs all of the block's kernels for it. Kernels that differ
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 
 from graphc.ir.frozen import frozen
@@ -31,11 +32,14 @@ from .emit import I8, I32, I64, PTR, address, const, function, if_, load_, loop,
 from .pieces import Piece, PieceCode, emit_piece, piece_of
 from .pool import Pool, emit_pool
 from .probes import emit_peak, emit_reader
+from .shares import claimed
 from .target import Target
 
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
 # below this estimate a kernel stays on one thread: waking nobody is quicker
 SHARED_NS = 10_000
+# of work that a thread takes at a time: to take it costs some ten nanoseconds
+LEAST_NS = 2_000
 # a program with less work does not wait for threads that sleep
 BRIEF_NS = 300_000
 MAC_NS, STEP_NS = 0.03, 0.1  # AVX2: a multiply-add; an instruction of a vector, for each of its numbers
@@ -60,7 +64,7 @@ def runner(schedule: Schedule, target: Target, name: str, calls: Sequence[Call],
     pool = emit_pool(module, target, close, brief(schedule)) if shared else _no_pool(module, close)
     _run(module, f"{name}_run", pool, _body(module, schedule, calls, pool))
     if stepwise:
-        _run(module, f"{name}_step", pool, _step(module, schedule, calls), [("kernel", I64)])
+        _run(module, f"{name}_step", pool, _step(module, schedule, calls, pool), [("kernel", I64)])
         emit_peak(module, f"{name}_peak", target)
         emit_reader(module, f"{name}_read", target)
     return module
@@ -84,6 +88,7 @@ class Call:
     parts: tuple[tuple[PieceCode, tuple[str, ...]], ...]
     units: int
     alone: bool  # on thread 0
+    least: int  # units that a thread takes at a time
 
 
 def pieces_of(schedule: Schedule, target: Target) -> list[Piece]:
@@ -111,8 +116,9 @@ def calls_of(
         units = math.prod(n for _, n in kernel.steps) if is_block else parts[0][0].units
         if any(code.units % units for code, _ in parts):
             raise ValueError(f"block {kernel.name}: its {units} steps are not whole units of each of its kernels")
-        alone = not shared or units < 2 or sum(map(work_ns, bodies(kernel))) < SHARED_NS
-        calls.append(Call(kernel, tuple(parts), units, alone))
+        ns = sum(map(work_ns, bodies(kernel)))
+        alone = not shared or units < 2 or ns < SHARED_NS
+        calls.append(Call(kernel, tuple(parts), units, alone, max(1, round(units * LEAST_NS / max(ns, 1.0)))))
     return calls
 
 
@@ -144,13 +150,13 @@ def work_ns(kernel: Loops | Contraction) -> float:
 @frozen
 class Job:
     """A function that every thread runs, at its entry: the memories by name, whether this thread is the first, which it
-    is of how many (i64), and what NAME_run or NAME_step was called with beside the memories."""
+    is of how many (i32), and what NAME_run or NAME_step was called with beside the memories."""
 
     function: ir.Function
     b: ir.IRBuilder
     memories: Mapping
     first: ir.Value
-    share: tuple[ir.Value, ir.Value]
+    thread: tuple[ir.Value, ir.Value]
     rest: ir.Value
 
 
@@ -164,13 +170,12 @@ def _job(module: ir.Module, schedule: Schedule, name: str) -> Job:
     if schedule.thread_bytes:
         memories["thread"] = stack(b, I8, schedule.thread_bytes)
     first = b.icmp_signed("==", thread, const(I32, 0))
-    share = b.zext(thread, I64), b.zext(threads, I64)
-    return Job(made, b, memories, first, share, address(b, context, PTR, len(ARGUMENTS)))
+    return Job(made, b, memories, first, (thread, threads), address(b, context, PTR, len(ARGUMENTS)))
 
 
 def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool | None) -> ir.Function:
     """What every thread runs: its share of each kernel, in order."""
-    places, job, barriers = places_of(schedule), _job(module, schedule, "body"), 0
+    places, job, barriers, number = places_of(schedule), _job(module, schedule, "body"), 0, 0
     b = job.b
     for group, barrier in groups(calls, places):
         if barrier:
@@ -178,12 +183,13 @@ def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Po
             b.call(pool.barrier, [job.function.args[2], const(I32, barriers)])
         with if_(b, job.first if group[0].alone else True):
             for call in group:
-                _call(b, module, call, places, job.memories, job.share)
+                number += 1
+                _call(module, call, places, job, pool, number)
     b.ret_void()
     return job.function
 
 
-def _step(module: ir.Module, schedule: Schedule, calls: Sequence[Call]) -> ir.Function:
+def _step(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Pool | None) -> ir.Function:
     """What every thread runs of a single kernel, chosen by its number."""
     places, job = places_of(schedule), _job(module, schedule, "step")
     b = job.b
@@ -194,28 +200,31 @@ def _step(module: ir.Module, schedule: Schedule, calls: Sequence[Call]) -> ir.Fu
         choice.add_case(const(I64, k), block)
         b.position_at_end(block)
         with if_(b, job.first if call.alone else True):
-            _call(b, module, call, places, job.memories, job.share)
+            _call(module, call, places, job, pool, 1)
         b.branch(done)
     b.position_at_end(done)
     b.ret_void()
     return job.function
 
 
-def _call(b: ir.IRBuilder, module: ir.Module, call: Call, places: Mapping, memories: Mapping, share: tuple) -> None:
-    """The thread's units of one kernel; of a block, step by step."""
-    parts = []
+def _call(module: ir.Module, call: Call, places: Mapping, job: Job, pool: Pool | None, number: int) -> None:
+    """The thread's units of one kernel, which is the job's with this number; of a block, step by step."""
+    b, parts = job.b, []
     for code, names in call.parts:
-        parts.append((code.declare(module), [_pointer(b, places[n], memories) for n in names]))
-    lo, hi = _units(b, call, *share)
-    if not isinstance(call.kernel, Block):
-        ((made, pointers),) = parts
-        b.call(made, [*pointers, lo, hi])
-        return
-    with loop(b, lo, hi, name="step") as step:
-        for (made, pointers), (code, _) in zip(parts, call.parts, strict=True):
-            units = code.units // call.units  # of this kernel in a step
-            first = mul(b, step, units)
-            b.call(made, [*pointers, first, b.add(first, const(I64, units))])
+        parts.append((code.declare(module), [_pointer(b, places[n], job.memories) for n in names]))
+    with ExitStack() as inside:
+        lo, hi = const(I64, 0), const(I64, call.units)
+        if not call.alone:
+            lo, hi = inside.enter_context(claimed(b, pool.claim, number, call.units, call.least, *job.thread))
+        if not isinstance(call.kernel, Block):
+            ((made, pointers),) = parts
+            b.call(made, [*pointers, lo, hi])
+            return
+        with loop(b, lo, hi, name="step") as step:
+            for (made, pointers), (code, _) in zip(parts, call.parts, strict=True):
+                units = code.units // call.units  # of this kernel in a step
+                first = mul(b, step, units)
+                b.call(made, [*pointers, first, b.add(first, const(I64, units))])
 
 
 def groups(calls: Sequence[Call], places: Mapping[str, Place]) -> list[tuple[list[Call], bool]]:
@@ -249,15 +258,6 @@ def _pointer(b: ir.IRBuilder, place: Place, memories: Mapping) -> ir.Value:
     if place.memory in ("inputs", "outputs"):
         return memories[place.memory, place.number]
     return address(b, memories[place.memory], I8, place.start)
-
-
-def _units(b: ir.IRBuilder, call: Call, thread: ir.Value, threads: ir.Value) -> list[ir.Value]:
-    """The thread's range of the kernel's units."""
-    units = const(I64, call.units)
-    if call.alone:
-        return [const(I64, 0), units]
-    following = b.add(thread, const(I64, 1))
-    return [b.udiv(b.mul(units, t), threads) for t in (thread, following)]
 
 
 def _run(

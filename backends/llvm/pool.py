@@ -1,10 +1,11 @@
 """A persistent thread pool as LLVM IR, over the C library's pthreads: part of every compiled program.
 
-What enters: a module and its target. What leaves: three functions in it.
+What enters: a module and its target. What leaves: four functions in it.
 - `run(body, ctx, threads)` calls `body(ctx, thread, threads)` on that many threads, the caller being thread 0, and
   returns when all are done. Threads are made when first asked for and stay.
 - `barrier(threads, number)` inside a body: all its threads arrive before one leaves. Barriers of a body are numbered
   1, 2, ... in the order in which every thread meets them.
+- `claim`, of `shares`: who does which units of a kernel.
 - `close()` ends and joins the threads; needed before the code is unmapped.
 
 Each worker has a mailbox on a cache line of its own: EMPTY, CALLED by the caller, EMPTY again when the job is done; or
@@ -44,6 +45,7 @@ from .emit import (
     stack,
     store_,
 )
+from .shares import WORD, emit_claim
 from .target import Target
 
 MAX_THREADS = 256
@@ -74,17 +76,18 @@ LIBC = {  # i32 results, as in the C library
 @frozen
 class Pool:
     """The pool's functions in one module: run(ptr body, ptr ctx, i32 threads), barrier(i32 threads, i32 number),
-    close()."""
+    claim(...), close()."""
 
     run: ir.Function
     barrier: ir.Function
+    claim: ir.Function
     close: ir.Function
 
 
 def emit_pool(module: ir.Module, target: Target, close: str = "pool_close", brief: bool = False) -> Pool:
     """Adds the pool to `module`; `close` is the public name of its close function. `brief`: its jobs are short."""
     made = _Emitter(module, target, brief)
-    return Pool(made.run(), made.barrier(), made.close(close))
+    return Pool(made.run(), made.barrier(), emit_claim(module, made.shares), made.close(close))
 
 
 class _Emitter:
@@ -97,6 +100,7 @@ class _Emitter:
         self.rung = self._memory("rung", 64)  # condition variable: a mailbox was filled, or the pool closes
         self.boxes = self._memory("boxes", 64 * MAX_THREADS)
         self.handles = self._memory("handles", 8 * MAX_THREADS)
+        self.shares = self._memory("shares", 64 * MAX_THREADS)
         self.job = self._memory("job", 64)  # body, ctx; then threads as i32 number 4
         self.arrived, self.passed = self._memory("arrived", 64), self._memory("passed", 64)  # barrier
         self.workers, self.stop, self.pid, self.met = (
@@ -137,6 +141,8 @@ class _Emitter:
         store_(b, team, self.job, 4)
         for counter in (self.arrived, self.passed):
             store_(b, const(I32, 0), counter, 0)
+        with loop(b, 0, b.sext(team, I64), name="share") as thread:
+            store_(b, const(I64, 0), self.shares, b.mul(thread, const(I64, WORD)))
         self._woken(b, team, CALLED)
         b.call(body, [ctx, const(I32, 0), team], VOID)
         with loop(b, 1, b.sext(team, I64), name="thread") as thread:

@@ -132,7 +132,7 @@ class _Emitter:
         return [Vector(k // per_block, k % per_block * vl, max(0, min(vl, exist - k * vl))) for k in range(count)]
 
     def in_pieces(self, lanes: LaneGroup, tile: Tile, lo: Number, hi: Number) -> None:
-        """All tiles for one piece of the sum after the other. The accumulators rest in the output meanwhile."""
+        """All tiles for one piece of the sum after the other. The accumulators rest meanwhile."""
         b, (position, length) = self.b, self.plan.pause
         with ExitStack() as loops:
             outer = {a: loops.enter_context(loop(b, 0, e, name=a)) for a, e in self.form.red[:position]}
@@ -144,7 +144,10 @@ class _Emitter:
             fresh = reduce(b.and_, (self.is_first(i) for i in (*outer.values(), start)))
             for points in self.tiles(tile, lo, hi):
                 held = lanes.resume(points, fresh)
-                lanes.finish(points, lanes.sum(points, held, position, outer, {axis: (start, stop)}))
+                lanes.rest(points, lanes.sum(points, held, position, outer, {axis: (start, stop)}))
+        if not self.form.plain:
+            for points in self.tiles(tile, lo, hi):
+                lanes.finish(points, lanes.resume(points, None))
 
     def clear_padding(self, lanes: LaneGroup) -> None:
         """Points in the padding of an incomplete block are sums of nothing."""

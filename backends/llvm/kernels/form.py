@@ -19,6 +19,7 @@ from graphc.schedule.layout import Buffer
 from graphc.schedule.roles import joined, roles, without_single
 
 LINE = 16  # floats in one line of a cache
+REST_BYTES = 128 << 10  # of sums that rest on the stack, at most
 
 
 @frozen
@@ -129,12 +130,12 @@ class Form:
             return None
         return store if store.indices[0].coef(self.lanes) == 1 else None
 
-    @property
-    def may_pause(self) -> bool:
-        """Whether sums may rest in the output, and every step reads another line of x, so that it can pay."""
-        if self.plain is None or self.partial or not self.red:
+    def may_pause(self, lanes: int) -> bool:
+        """Whether the sums of a group of so many lanes may rest between pieces, in the output or on the stack, and
+        every step reads another line of x, so that it can pay."""
+        if self.partial or not self.red or abs(self.x.coef(self.red[-1][0])) < LINE:
             return False
-        return abs(self.x.coef(self.red[-1][0])) >= LINE
+        return self.plain is not None or 4 * lanes * math.prod(e for _, e in self.points) <= REST_BYTES
 
     def inner(self, point: str) -> str:
         """The axis that the offsets know, of a point axis."""

@@ -275,14 +275,33 @@ class LaneGroup:
                     emit.prefetch(b, address(b, self.pointers[name], F32, offset), name in written)
 
     def resume(self, points: Points, fresh: ir.Value) -> list[ir.Value]:
-        """Accumulators from the output, or zero where the sum begins."""
-        b, store, out = self.b, self.form.plain, []
-        for point in points.envs:
-            for vector in self.active:
-                at = affine(b, store.indices[0], self.at(point, vector))
-                held = emit.load_(b, self.pointers[store.buffer], F32, self.vl, at)
-                out.append(b.select(fresh, const(self.type, 0), held))
-        return out
+        """The sums of a tile as `rest` left them, or zero where they begin."""
+        b, zero = self.b, const(self.type, 0)
+        held = [emit.load_(b, pointer, F32, self.vl, at) for pointer, at in self.rests(points)]
+        return [b.select(fresh, zero, value) for value in held] if fresh else held
+
+    def rest(self, points: Points, sums: list[ir.Value]) -> None:
+        """Sums of a tile wait for the next piece."""
+        for (pointer, at), value in zip(self.rests(points), sums, strict=True):
+            emit.store_(self.b, value, pointer, at)
+
+    def rests(self, points: Points) -> Iterator[tuple[ir.Value, Number]]:
+        """Where each sum of a tile rests: in the output where that takes nothing but sums, else on the stack."""
+        b, store, many = self.b, self.form.plain, len(self.active)
+        if store:
+            places = ((p, v) for p in points.envs for v in self.active)
+            yield from ((self.pointers[store.buffer], affine(b, store.indices[0], self.at(p, v))) for p, v in places)
+            return
+        before = reduce(partial(add, b), (mul(b, n, of) for n, of in points.before), 0)
+        first = mul(b, before, many * self.vl)
+        for k in range(len(points.envs) * many):
+            yield self.resting, add(b, first, k * self.vl)
+
+    @cached_property
+    def resting(self) -> ir.Value:
+        """Room on the stack for the sums of all points."""
+        points = math.prod(e for _, e in self.form.points)
+        return emit.stack(self.b, F32, points * len(self.active) * self.vl)
 
     def finish(self, points: Points, sums: list[ir.Value], clipped_axis: str | None = None) -> None:
         """The epilogue: stores of a tile. Vectors beyond the last channel are sums of nothing. Stores that do not

@@ -84,7 +84,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
     most = max(g.tile.fine for g in groups)
     chunks = min(most, -(-UNITS // outer))
     pause = None
-    if form.may_pause:
+    if form.may_pause(groups[0].tile.vectors * target.vl):
         # one outermost point at a time: its piece of x is what the pieces of the sum keep in the cache
         whole = form.points[0][1] if len(form.points) > 1 else 1
         fewer = max(1, groups[0].tile.count // (PAUSE_TILES * whole))

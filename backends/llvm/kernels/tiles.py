@@ -131,7 +131,7 @@ def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target,
     stream = new_cycles(vectors, lines, target)
     # start of a tile: addresses, clearing; its end: about three operations for each accumulator
     overhead = 16 + 1.5 * points * vectors + (5 * points if gather else 0)
-    if form.may_pause:
+    if form.may_pause(vectors * target.vl):
         overhead *= max(1.0, form.steps / (2 * PAUSE_STEPS))
     return form.steps * (max(step, stream) + 0.1 * stream) + overhead
 
