@@ -23,6 +23,7 @@ from .normal import flatten
 from .scalar import DEAR, waits
 
 VIRTUAL_LANES = 64  # a reduction along a row keeps this many partial results, then halves them
+LANES_TOGETHER = 96  # of all reductions of a stage: twelve of 16 registers of 8 lanes
 LANES = 16  # the widest vector, for choosing axes
 MIN_PARALLEL, MIN_ROW = 4, 8  # an axis shorter than this is not worth vectors
 UNITS = 256  # units wanted
@@ -76,8 +77,10 @@ def _lanes_kept(stage: Stage) -> int:
     """Virtual lanes of each reduction: fewer where several reductions share the registers, or where one value takes
     so long that a few chains are enough."""
     reductions = [o for o in stage.outs if isinstance(o, Reduce)]
-    dear = waits(DEAR, *(o.expr for o in reductions))
-    return max(LANES, VIRTUAL_LANES >> (max(0, len(reductions) - 1) + dear))
+    kept = VIRTUAL_LANES
+    while kept > LANES and kept * len(reductions) > LANES_TOGETHER:
+        kept //= 2
+    return max(LANES, kept >> waits(DEAR, *(o.expr for o in reductions)))
 
 
 def normalise(kernel: Loops | Nest, buffers: Buffers, steps: int = 0) -> Nest:

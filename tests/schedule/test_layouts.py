@@ -100,15 +100,15 @@ def test_halo_kernels_write_every_halo_element_and_nothing_else():
 
 
 def test_copy_of_short_rows_stores_their_halo():
-    schedule = make_schedule(inference(nn.Conv2d(3, 16, 3, padding=1), (2, 3, 5, 30)))
+    schedule = make_schedule(inference(nn.Conv2d(6, 16, 3, padding=1), (2, 6, 5, 30)))
     copy, _ = schedule.kernels
     b = schedule.buffers["input.x"]
     assert str(b.layout) == "NCHW halo(H:1,1,W:1,1)"
-    x = np.random.default_rng(0).standard_normal((2, 3, 5, 30)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 30)).astype(np.float32)
     arrays = {"input": x.reshape(-1), "input.x": np.full(b.elements, np.nan, np.float32)}
     run_kernel(flatten(copy, schedule.buffers), schedule.buffers, arrays)
     np.testing.assert_array_equal(arrays["input.x"].reshape(b.pshape), b.pack(x))
-    longer = make_schedule(inference(nn.Conv2d(3, 16, 3, padding=1), (2, 3, 5, 31)))
+    longer = make_schedule(inference(nn.Conv2d(6, 16, 3, padding=1), (2, 6, 5, 31)))
     assert [k.name for k in longer.kernels] == ["input.x.halo", "conv2d.pack", "conv2d"]
 
 
@@ -123,7 +123,8 @@ def test_copy_of_short_rows_stores_their_halo():
     (nn.Conv2d(64, 5, 3, padding=1), 7, "o"),  # rows too short
     (nn.Conv2d(64, 5, 3, stride=2, padding=1), 32, "o"),  # neighbours along a row are no neighbours in the image
     (nn.Conv2d(1, 64, 3, padding=1), 13, "w"),  # nine multiply-adds, and a result to be stored plain
-    (nn.Conv2d(3, 64, 3, padding=1), 13, "o"),
+    (nn.Conv2d(3, 64, 3, padding=1), 13, "w"),  # so are 27
+    (nn.Conv2d(6, 64, 3, padding=1), 13, "o"),
     (nn.Conv2d(9, 9, 3, padding=1, groups=3), 13, "w"),
     (nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 3, 1)), 13, "o"),  # in the blocks that the first one leaves
     (nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 3, 3)), 13, "w"),
