@@ -408,13 +408,14 @@ def test_transformed_tensors_are_panels_of_all_matrices(size, layout):
 
 
 def test_images_between_transforms_are_blocked():
-    """Winograd's transforms know no layout of their own: their images take that of the panels, all halos included."""
+    """Winograd's transforms know no layout of their own: their images take that of the panels, all halos included; so
+    does the copy of the caller's."""
     model = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(3)))
     schedule = make_schedule(run_passes(traced_graph(model, (1, 32, 28, 28)), FAST_INFERENCE))
     assert not any(isinstance(k, Contraction) and k.kind == "conv2d" for k in schedule.kernels)
     images = {s.buffer for k in schedule.kernels if isinstance(k, Loops) for s in stores(k)} - set(schedule.outputs)
     between = [b for n in sorted(images) if len((b := schedule.buffers[n]).shape) == 4]
-    assert [str(b.layout) for b in between] == ["NCHW16c halo(H:1,1,W:1,1)"] * 2
+    assert [str(b.layout) for b in between] == ["NCHW16c halo(H:1,1,W:1,1)"] * 3
 
 
 def test_one_matrix_under_three_dimensions_stays_plain():
@@ -489,3 +490,17 @@ def test_pixels_that_a_stride_reaches_are_copied_for_many_outputs(outputs, kerne
         height, width = schedule.buffers[schedule.outputs[0]].shape[2:]
         assert pixels.shape == (3, 37, height if kernel == 1 else 13, width)
         assert str(pixels.layout) == "NCHW16c"
+
+
+@pytest.mark.parametrize(("channels", "copied"), [(16, True), (37, True), (3, False)])
+def test_what_a_transform_reads_of_the_callers_image_is_copied_into_blocks(channels, copied):
+    """Of few channels blocks would be mostly padding; such a convolution is not filtered."""
+    graph = run_passes(traced_graph(nn.Conv2d(channels, 32, 3, padding=1), (1, channels, 12, 12)), FAST_INFERENCE)
+    schedule = make_schedule(graph)
+    names = [k.name for k in schedule.kernels]
+    assert ("winograd_input" in names) == copied
+    if copied:
+        assert names.index("winograd_input.pack") < names.index("winograd_input")
+        (transform,) = (k for k in schedule.kernels if k.name == "winograd_input")
+        (read,) = {e.attr[0] for e in transform.loads}
+        assert str(schedule.buffers[read].layout) == "NCHW16c halo(H:1,1,W:1,1)"
