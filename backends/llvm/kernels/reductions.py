@@ -37,9 +37,9 @@ def is_identity(out: Reduce, e: E) -> bool:
 
 
 def take(values: Values, out: Reduce, e: E, state: State, in_order: bool) -> State:
-    """The state after the value of `e`. A sum of products takes each with one rounding, on every target. `in_order`: all
-    values come one after the other, so that ties need no look at the index, and each lane has a result of its own. Else
-    lanes meet in the end, and those that do not exist keep what they began with.
+    """The state after the value of `e`. A sum of products takes each with one rounding, on every target. `in_order`:
+    all values come one after the other, so that ties need no look at the index, and each lane has a result of its own.
+    Else lanes meet in the end, and those that do not exist keep what they began with.
     """
     b = values.b
     if out.op == "sum" and e.op == "mul" and e.dtype == "f32":
