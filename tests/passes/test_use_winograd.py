@@ -171,9 +171,9 @@ def test_transforms_load_again_rather_than_spill(machine, tile, size, few, many,
     always(tile)
     model = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(2)))
     schedule = make_schedule(run_passes(traced_graph(model, (1, 32, size, size)), FAST_INFERENCE))
-    transforms = [k for k in schedule.kernels if "winograd" in k.name]
+    transforms = [k for k in schedule.kernels if "winograd" in k.name and not k.name.endswith(".pack")]
     assert len(transforms) == 4
-    for kernel in transforms[1:]:  # the first gathers from the caller's plain image
+    for kernel in transforms:
         module, _ = emit_piece(piece_of(kernel, schedule.buffers, machine), machine)
         for body in innermost_loops(jit.assembly(module, machine), "vaddps|fadd"):
             assert len(spills(body)) <= (few if machine.vector_registers == 16 else many)

@@ -58,10 +58,11 @@ PAUSE_TILES = 12  # that share a piece of the operands, at least
 class Plan:
     """One kind of lane group, or main groups and a last one; `chunks` of points; and the order of the units:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
-    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests in the output. `w_ahead`:
-    while the points of a group go by, the weights that follow its own are fetched into the second-level cache. So is
-    x, of so many points further on as `x_ahead` says. `w_copied`: each unit copies its weights to where they lie
-    together. `end_ahead`: buffers of which a tile, when it begins, asks for what its epilogue will touch."""
+    go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests, in the output or on the
+    stack. `w_ahead`: while the points of a group go by, the weights that follow its own are fetched into the
+    second-level cache. So is x, of so many points further on as `x_ahead` says. `w_copied`: each unit copies its
+    weights to where they lie together. `end_ahead`: buffers of which a tile, when it begins, asks for what its epilogue
+    will touch."""
 
     groups: tuple[Group, ...]
     chunks: int
