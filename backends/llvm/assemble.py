@@ -183,7 +183,7 @@ def _body(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Po
             b.call(pool.barrier, [job.function.args[2], const(I32, barriers)])
         with if_(b, job.first if group[0].alone else True):
             for call in group:
-                number += 1
+                number += not call.alone
                 _call(module, call, places, job, pool, number)
     b.ret_void()
     return job.function
@@ -208,7 +208,8 @@ def _step(module: ir.Module, schedule: Schedule, calls: Sequence[Call], pool: Po
 
 
 def _call(module: ir.Module, call: Call, places: Mapping, job: Job, pool: Pool | None, number: int) -> None:
-    """The thread's units of one kernel, which is the job's with this number; of a block, step by step."""
+    """The thread's units of one kernel, which if threads share it is the job's with this number; of a block, step by
+    step."""
     b, parts = job.b, []
     for code, names in call.parts:
         parts.append((code.declare(module), [_pointer(b, places[n], job.memories) for n in names]))

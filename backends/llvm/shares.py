@@ -11,10 +11,11 @@ its processor, this one helps it. Which thread does a unit never changes a bit. 
 `done` is where its last ones ended, 0 before the first.
 
 The word says which kernel a thread was last seen in, and what of its share is left: `kernel << 48 | first << 24 | end`.
-Kernels are numbered from 1 on in the order in which all threads meet them, and every word is 0 before. One
-compare-and-exchange takes units, by whomever; he who comes first to a share makes its word. A word of an earlier kernel
-with units left belongs to a thread that is still at them, and is let alone. No thread is past the barrier behind a
-kernel while another is before it, so what was read is never taken for the same number of another run.
+Kernels that threads share are numbered 1, 2, ... in the order in which all threads meet them, and every word is 0
+before. One compare-and-exchange takes units, by whomever; who comes first to a share makes its word. Another thread
+does so only where the word says that of the kernel just before nothing is left, so that no share between, to which its
+thread has not come yet, is passed over. No thread is past the barrier behind a kernel while another is before it, so
+what was read is never taken for the same number of another run.
 """
 
 from __future__ import annotations
@@ -66,11 +67,12 @@ def _emit_take(module: ir.Module, words: ir.Memory) -> ir.Function:
     seen = b.load_atomic(word, I64, "acquire", 8)
     at = b.lshr(seen, const(I64, KERNEL))
     held = [b.and_(b.lshr(seen, const(I64, n)), const(I64, FIELD)) for n in (FIRST, 0)]
-    current = b.icmp_unsigned("==", at, kernel)
-    busy = b.and_(b.icmp_unsigned("<", at, kernel), b.icmp_unsigned("<", *held))
+    current, before = b.icmp_unsigned("==", at, kernel), b.icmp_unsigned("==", b.add(at, const(I64, 1)), kernel)
+    # the thread itself has been through all kernels before, where no units of its own were left
+    earlier = b.or_(before, b.and_(mine, b.icmp_unsigned("<", at, kernel)))
+    begins = b.and_(earlier, b.icmp_unsigned(">=", *held))
     first, end = (b.select(current, old, new) for old, new in zip(held, fresh, strict=True))
-    left = b.icmp_unsigned("<", first, end)
-    left = b.and_(left, b.not_(b.or_(busy, b.icmp_unsigned(">", at, kernel))))
+    left = b.and_(b.or_(current, begins), b.icmp_unsigned("<", first, end))
     some = b.append_basic_block("some")
     b.cbranch(left, some, none)
     b.position_at_end(some)

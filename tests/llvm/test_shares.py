@@ -77,6 +77,14 @@ def test_every_unit_is_done_once(kernels, threads, barriers):
         made.run(threads)
 
 
+def test_no_share_is_lost_between_kernels_that_do_not_wait_for_each_other(kernels):
+    """More threads than help each other: some have been through all kernels when others, out of their reach, are still
+    at the first one."""
+    made = kernels([40] * 12, barriers=False, held=(10, 15), us=200)
+    for _ in range(10):
+        made.run(20)
+
+
 def test_one_thread_takes_all_at_once(kernels):
     assert all((who == 0).all() for who in kernels([1, 9, 100]).run(1))
 
