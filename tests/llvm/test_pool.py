@@ -1,6 +1,5 @@
 """The emitted thread pool: barriers with more threads than cores, several callers at once, forks, closing."""
 
-import ctypes
 import itertools
 import os
 import threading
@@ -8,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from pooled import Pooled
 
 from graphc.backends.llvm import ir, jit, target
 from graphc.backends.llvm.emit import I32, I64, PTR, add, const, function, load_, loop_carry, store_
@@ -22,28 +22,21 @@ class Rounds:
     stands between rounds. A thread that leaves a barrier early, or runs twice, makes wrong sums."""
 
     def __init__(self):
-        module = ir.Module("pool")
-        pool = emit_pool(module, target.host())
-        body, b = function(module, "body", [PTR, I32, I32], ["table", "thread", "threads"])
-        table, thread, threads = body.args
-        for number in range(1, ROUNDS):
-            before = (number - 1) * WIDTH
-            with loop_carry(b, 0, b.sext(threads, I64), 1, [const(I32, 1)]) as (i, [total], result):
-                result.yield_([b.add(total, load_(b, table, I32, None, add(b, i, before)))])
-            store_(b, result.values[0], table, add(b, b.sext(thread, I64), number * WIDTH))
-            b.call(pool.barrier, [threads, const(I32, number)])
-        b.ret_void()
-        entry, b = function(module, "entry", [PTR, I32], ["table", "threads"], linkage="external")
-        b.call(pool.run, [body, *entry.args])
-        b.ret_void()
-        self._loaded = jit.load_object([jit.compile_object(module, target.host())], ["entry", "pool_close"])
-        self._entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(self._loaded.address("entry"))
-        self.close = ctypes.CFUNCTYPE(None)(self._loaded.address("pool_close"))
+        def emitted(module, pool, b, table, thread, threads):
+            for number in range(1, ROUNDS):
+                before = (number - 1) * WIDTH
+                with loop_carry(b, 0, b.sext(threads, I64), 1, [const(I32, 1)]) as (i, [total], result):
+                    result.yield_([b.add(total, load_(b, table, I32, None, add(b, i, before)))])
+                store_(b, result.values[0], table, add(b, b.sext(thread, I64), number * WIDTH))
+                b.call(pool.barrier, [threads, const(I32, number)])
+
+        self._pooled = Pooled(emitted)
+        self.close = self._pooled.close
 
     def run(self, threads: int) -> int:
         """Runs, checks the sums, and says how many threads took part."""
         table = np.zeros((ROUNDS, WIDTH), np.int32)
-        self._entry(table.ctypes.data, threads)
+        self._pooled(table, threads)
         team = np.count_nonzero(table[1])
         with np.errstate(over="ignore"):
             for before, after in itertools.pairwise(table):

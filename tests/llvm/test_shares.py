@@ -1,12 +1,11 @@
 """Units of kernels among threads: each is done once, by its own thread where nobody is held up, else by another."""
 
-import ctypes
-
 import numpy as np
 import pytest
+from pooled import Pooled
 
-from graphc.backends.llvm import ir, jit, target
-from graphc.backends.llvm.emit import I32, PTR, add, address, const, function, loop, mul, store_
+from graphc.backends.llvm import ir, target
+from graphc.backends.llvm.emit import I32, add, address, const, function, loop, mul, store_
 from graphc.backends.llvm.pool import emit_pool
 from graphc.backends.llvm.shares import MOST_KERNELS, MOST_UNITS, claimed
 
@@ -22,34 +21,28 @@ class Kernels:
         self, units: list[int], least: int = 1, barriers: bool = True, held: tuple[int, ...] = (), us: int = 0
     ):
         self.units = units
-        module = ir.Module("shares")
-        pool = emit_pool(module, target.host())
-        sleep = ir.Function(module, "usleep", I32, [I32])
-        body, b = function(module, "body", [PTR, I32, I32], ["table", "thread", "threads"])
-        table, thread, threads = body.args
-        for number, count in enumerate(units, 1):
-            with claimed(b, pool.claim, number, count, least, thread, threads) as (lo, hi), loop(b, lo, hi) as unit:
-                at = add(b, unit, (number - 1) * MOST)
-                b.atomic_rmw("add", address(b, table, I32, mul(b, at, 2)), const(I32, 1), "seq_cst")
-                store_(b, thread, table, add(b, mul(b, at, 2), 1))
-                for who in held:
-                    with b.if_then(b.icmp_signed("==", thread, const(I32, who))):
-                        b.call(sleep, [const(I32, us)])
-            if barriers:
-                b.call(pool.barrier, [threads, const(I32, number)])
-        b.ret_void()
-        entry, b = function(module, "entry", [PTR, I32], ["table", "threads"], linkage="external")
-        b.call(pool.run, [body, *entry.args])
-        b.ret_void()
-        self._loaded = jit.load_object([jit.compile_object(module, target.host())], ["entry", "pool_close"])
-        self._entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(self._loaded.address("entry"))
-        self.close = ctypes.CFUNCTYPE(None)(self._loaded.address("pool_close"))
+
+        def emitted(module, pool, b, table, thread, threads):
+            sleep = ir.Function(module, "usleep", I32, [I32])
+            for number, count in enumerate(units, 1):
+                with claimed(b, pool.claim, number, count, least, thread, threads) as (lo, hi), loop(b, lo, hi) as unit:
+                    at = add(b, unit, (number - 1) * MOST)
+                    b.atomic_rmw("add", address(b, table, I32, mul(b, at, 2)), const(I32, 1), "seq_cst")
+                    store_(b, thread, table, add(b, mul(b, at, 2), 1))
+                    for who in held:
+                        with b.if_then(b.icmp_signed("==", thread, const(I32, who))):
+                            b.call(sleep, [const(I32, us)])
+                if barriers:
+                    b.call(pool.barrier, [threads, const(I32, number)])
+
+        self._pooled = Pooled(emitted)
+        self.close = self._pooled.close
 
     def run(self, threads: int) -> list[np.ndarray]:
         """Who did the units of each kernel; asserts that each was done once and none that does not exist."""
         table = np.zeros((len(self.units), MOST, 2), np.int32)
         table[..., 1] = NOBODY
-        self._entry(table.ctypes.data, threads)
+        self._pooled(table, threads)
         for row, count in zip(table, self.units, strict=True):
             assert (row[:count, 0] == 1).all()
             assert not row[count:, 0].any()
