@@ -38,7 +38,7 @@ from .target import Target
 ARGUMENTS = ("weights", "state", "inputs", "outputs", "arena")
 # below this estimate a kernel stays on one thread: waking nobody is quicker
 SHARED_NS = 10_000
-# of work that a thread takes at a time: to take it costs some ten nanoseconds
+# of work that a thread takes at a time, at least: to take it is one atomic exchange and a call
 LEAST_NS = 2_000
 # a program with less work does not wait for threads that sleep
 BRIEF_NS = 300_000

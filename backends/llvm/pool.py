@@ -55,7 +55,8 @@ YIELDS = 100  # offers, some ten microseconds when nobody takes them: about what
 BRIEF_YIELDS = 3000  # of a pool for short jobs
 WAKING = 8  # of so many callers that meet sleepers one wakes them, which takes a quarter of a short job's time
 EMPTY, CALLED, ASLEEP = range(3)  # mailboxes
-STACK_BYTES = 2 << 20  # for what a thread keeps in a block, and 64 KiB of scratch rows; musl's default is 128 KiB
+# For what a thread keeps in a block, copied weights, sums that rest, and scratch rows; musl's default is 128 KiB.
+STACK_BYTES = 2 << 20
 BUSY = -1  # in place of a process id, while the pool is made afresh
 LIBC = {  # i32 results, as in the C library
     "pthread_create": [PTR, PTR, PTR, PTR],

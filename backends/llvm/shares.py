@@ -26,8 +26,8 @@ from contextlib import contextmanager
 from . import ir
 from .emit import I32, I64, const, function, loop, mul
 
-NEIGHBOURS = 8  # threads that one offers its help to
-EIGHTH = 3  # a shift
+NEIGHBOURS = 8  # threads that one offers its help to: of many, each look at a share is a line from another core
+EIGHTH = 3  # a shift; the last pieces are the smallest, so that threads end together
 KERNEL, FIRST, FIELD = 48, 24, (1 << 24) - 1  # where a word's parts lie
 MOST_UNITS, MOST_KERNELS = FIELD, (1 << 16) - 1
 WORD = 8  # words in a cache line of 64 bytes

@@ -83,9 +83,9 @@ def test_one_thread_takes_all_at_once(kernels):
 
 
 def test_units_of_a_thread_that_is_held_up_are_done_by_others(kernels):
-    """Thread 1 sleeps half a millisecond in each unit. It cannot have done its half of them before the other one,
-    which needs microseconds, has done its own and comes to help."""
-    made = kernels([64, 64], held=(1,), us=500)
+    """Thread 1 sleeps ten milliseconds in each unit. It cannot have done its half of them before the other one, which
+    needs microseconds, has done its own and comes to help; not even where that one has to wait for a processor."""
+    made = kernels([64, 64], held=(1,), us=10_000)
     made.run(2)  # threads are made, which takes longer than the kernels
     for who in made.run(2):
         assert (who[:32] == 0).all()
@@ -94,13 +94,12 @@ def test_units_of_a_thread_that_is_held_up_are_done_by_others(kernels):
 
 def test_help_begins_behind(kernels):
     """So that a thread goes on through what lies near: of its own share it does the first units."""
-    made = kernels([64], held=(0, 1), us=300)
+    made = kernels([64], held=(1,), us=1000)
     made.run(2)
     (who,) = made.run(2)
-    assert who[0] == 0 and who[32] == 1
-    for share, owner in ((who[:32], 0), (who[32:], 1)):
-        mine = np.flatnonzero(share == owner)
-        assert (mine == np.arange(len(mine))).all()
+    mine = np.flatnonzero(who[32:] == 1)
+    assert len(mine) < 32
+    assert (mine == np.arange(len(mine))).all()
 
 
 def test_no_fewer_units_than_the_least_at_a_time(kernels):

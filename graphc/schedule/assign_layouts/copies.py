@@ -51,19 +51,30 @@ class Copies:
     def operand(self, kernel: Contraction, which: str, layout: Layout) -> Contraction:
         """The contraction reading its operand `which` ("x" or "w") from a copy in this layout."""
         access = getattr(kernel, which)
-        source = self.buffers[access.buffer]
-        if (source.name, layout) not in self._made:
-            packed = source.place in ("weight", "const") and source.name not in self.schedule.aliased
+        return replace(kernel, **{which: replace(access, buffer=self.copied(kernel, access.buffer, which, layout))})
+
+    def image(self, kernel: Loops, name: str) -> Loops:
+        """The kernel reading from a copy of an image of the caller's."""
+        source = self.buffers[name]
+        copy = self.copied(kernel, name, "x", source.layout)
+        stages = replace_loads(kernel.stages, lambda n, at: load(copy, at, source.dtype) if n == name else None)
+        return replace(kernel, stages=tuple(stages))
+
+    def copied(self, kernel: Kernel, name: str, which: str, layout: Layout) -> str:
+        """A copy of a buffer in this layout, made in front of the kernel unless there is one."""
+        source = self.buffers[name]
+        if (name, layout) not in self._made:
+            packed = source.place in ("weight", "const") and name not in self.schedule.aliased
             fixed = packed and layout != source.layout  # a copy in the same one is made for its halo
             place = source.place if fixed else "arena"
-            target = Buffer(self._names(f"{source.name}.{which}"), source.shape, source.dtype, layout, place)
-            self._made[source.name, layout] = target.name
+            target = Buffer(self._names(f"{name}.{which}"), source.shape, source.dtype, layout, place)
+            self._made[name, layout] = target.name
             self.buffers[target.name] = target
             if fixed:  # packed a second time at compile time
-                self.leaves[target.name] = self.schedule.leaves.get(source.name, source.name)
+                self.leaves[target.name] = self.schedule.leaves.get(name, name)
             elif not self.stored_twice(source, target):
                 self._kernels.append(copy_kernel(source, target, f"{kernel.name}.pack", kernel.scope))
-        return replace(kernel, **{which: replace(access, buffer=self._made[source.name, layout])})
+        return self._made[name, layout]
 
     def stored_twice(self, source: Buffer, target: Buffer) -> bool:
         """`contract: t = e  ->  contract: t = e, copy = e`, where a product makes all of t and nothing else: the copy
@@ -126,18 +137,6 @@ class Copies:
             store = Store(target.name, tuple(Aff.of(i) for i, _ in loops), load(source.name, at, source.dtype))
             self._kernels.append(Loops(f"{kernel.name}.pack", loops, (Stage((), (store,)),), scope=kernel.scope))
         return self._made[key]
-
-    def image(self, kernel: Loops, name: str) -> Loops:
-        """The kernel reading from a copy of an image of the caller's."""
-        source = self.buffers[name]
-        if (name, source.layout) not in self._made:
-            target = Buffer(self._names(f"{name}.x"), source.shape, source.dtype, source.layout)
-            self._made[name, source.layout] = target.name
-            self.buffers[target.name] = target
-            self._kernels.append(copy_kernel(source, target, f"{kernel.name}.pack", kernel.scope))
-        copy = self._made[name, source.layout]
-        stages = replace_loads(kernel.stages, lambda n, at: load(copy, at, source.dtype) if n == name else None)
-        return replace(kernel, stages=tuple(stages))
 
     def append(self, kernel: Kernel) -> None:
         """The next kernel of the schedule."""
