@@ -91,8 +91,8 @@ MOBILENET_8 = (
 )
 ALEXNET = "the linear layers stream 179 MB at the memory's rate, 14 GB/s here"
 RESNET18 = (
-    "three products of the last stage take 4.6 of 14.7 ms, for 50 MB of transformed weights at the memory's rate, which "
-    "is 14 GB/s at most here"
+    "three products of the last stage take 4.6 of 14.7 ms, for 50 MB of transformed weights at the memory's rate, "
+    "which is 14 GB/s at most here"
 )
 MEAN = "resnet50, mobilenet_v1 and vit_s16 are products near the FMA peak in the peers as well, and keep the mean down"
 NOTHING_SUMMED = (
