@@ -19,7 +19,7 @@ from graphc.schedule import image
 from graphc.schedule.arguments import Argument, wrong_number
 from graphc.schedule.image import aligned_zeros
 from graphc.schedule.kernels import Schedule
-from graphc.schedule.layout import NUMPY
+from graphc.schedule.layout import ALIGNMENT, NUMPY
 
 from . import jit
 from .assemble import assemble
@@ -195,8 +195,7 @@ def _aligned(memory: np.ndarray, size: int, what: str) -> np.ndarray:
     """`memory` itself where it is aligned and contiguous, else a copy."""
     if memory.dtype != np.uint8 or memory.shape != (size,):
         raise ValueError(f"{what}: expected {size} bytes as a uint8 array, got {memory.dtype} of shape {memory.shape}")
-    start = aligned_zeros(0).ctypes.data % 64  # an aligned address is a multiple of 64
-    if memory.flags.c_contiguous and memory.ctypes.data % 64 == start:
+    if memory.flags.c_contiguous and memory.ctypes.data % ALIGNMENT == 0:
         return memory
     copy = aligned_zeros(size)
     copy[:] = memory

@@ -17,6 +17,7 @@ from graphc.backends.llvm.pieces import emit_piece
 from graphc.backends.llvm.program import LlvmProgram
 from graphc.ir import GraphcError
 from graphc.schedule.expr import Aff, const, load
+from graphc.schedule.image import aligned_zeros
 from graphc.schedule.kernels import ACC, Access, Contraction, Loops, Reduce, Schedule, Stage, Store
 from graphc.schedule.layout import Buffer
 from graphc.schedule.places import places_of
@@ -337,6 +338,16 @@ def test_a_program_for_another_processor_is_refused():
     other = target.aarch64() if target.host().arch == "x86_64" else target.x86_64_v3()
     with pytest.raises(GraphcError, match=f"for {other.name} cannot run here"):
         program(chain(SMALL), target=other)
+
+
+def test_aligned_memories_are_not_copied():
+    made = schedule([], [], inputs=(), outputs=(), weight_bytes=64, state_bytes=128)
+    held = []
+    for _ in range(20):
+        weights, state = aligned_zeros(64), aligned_zeros(128)
+        run = LlvmProgram(made, weights, state)
+        assert run.weights is weights and run.state is state
+        held.append(np.zeros(64, np.uint8))  # the allocator's next addresses are others
 
 
 def test_memories_of_the_wrong_size_are_told():
