@@ -44,7 +44,8 @@ from graphc.schedule.lines import flatten_lines
 from graphc.schedule.traits import CPU
 
 # caches so small that plans fetch weights ahead, take the points first, and cut sums in pieces
-SMALL = [replace(HOST, l1_bytes=1 << 9, l2_bytes=1 << n) for n in (11, 13, 15)]
+SIZES = ((0, 11), (0, 13), (0, 15), (1, 13), (2, 13))
+SMALL = [replace(SHAPES[k], l1_bytes=1 << 9, l2_bytes=1 << n) for k, n in SIZES]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -145,7 +145,7 @@ class _Emitter:
             for points in self.tiles(tile, lo, hi):
                 held = lanes.resume(points, fresh)
                 lanes.rest(points, lanes.sum(points, held, position, outer, {axis: (start, stop)}))
-        if not self.form.plain:
+        if not self.form.plain or len(lanes.active) < len(lanes.vectors):  # vectors of padding are stored there
             for points in self.tiles(tile, lo, hi):
                 lanes.finish(points, lanes.resume(points, None))
 
