@@ -119,6 +119,23 @@ def affine(b: ir.IRBuilder, aff: Aff, env: Mapping[str, Number]) -> Number:
     return add(b, total, constant)
 
 
+def divided(b: ir.IRBuilder, x: Number, by: int) -> tuple[Number, Number]:
+    """Quotient and remainder."""
+    if isinstance(x, int) or by == 1:
+        return divmod(x, by) if isinstance(x, int) else (x, 0)
+    quotient = b.udiv(x, i64(by))
+    return quotient, b.sub(x, mul(b, quotient, by), flags=("nsw",))
+
+
+def coordinates(b: ir.IRBuilder, flat: Number, extents: Sequence[int]) -> list[Number]:
+    """A flat number as coordinates, the last one fastest."""
+    out: list[Number] = []
+    for extent in extents[:0:-1]:
+        flat, rest = divided(b, flat, extent)
+        out.append(rest)
+    return [*([flat] if extents else []), *out[::-1]]
+
+
 # memory
 
 

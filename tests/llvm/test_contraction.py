@@ -183,6 +183,18 @@ def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead,
     assert (chosen.points_first, chosen.w_ahead, chosen.x_ahead) == (points_first, w_ahead, x_ahead)
 
 
+@pytest.mark.parametrize(("case", "lines"), [
+    (matmul(49, 512, 512, batch=36), 1),  # 32 lines in a row of x, 32 groups of lanes
+    (matmul(49, 64, 512, batch=36), 8),
+    (matmul(1024, 512, 512, batch=2), 0),  # more than stays near while the groups go by
+    (matmul(16, 64, 64, batch=2), 0),  # all near anyway
+    (matmul(49, 512, 520, batch=36), 0),  # rows that do not begin with a line
+    (matmul(49, 512, 512), 0),
+])  # fmt: skip
+def test_the_groups_of_a_batch_element_ask_for_the_next_one(case, lines):
+    assert planned(case).x_next == lines
+
+
 def test_sums_rest_on_the_stack_where_the_output_holds_something_else():
     """The gradient of LeNet-5's 50x20x5x5 weights over 64 images: 11.7 ms in one go, as both operands pass by for each
     tile, 4.9 in pieces (AVX-512)."""

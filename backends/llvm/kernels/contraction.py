@@ -9,7 +9,7 @@ multiply-adds in the order of `red` from 0: tiles, units and targets never chang
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import reduce
 
@@ -18,7 +18,7 @@ from graphc.schedule.layout import Buffer
 from graphc.schedule.lines import flatten_lines
 
 from .. import emit, ir
-from ..emit import I64, PTR, KernelCode, Number, add, i64, loop, mul
+from ..emit import I64, PTR, KernelCode, Number, add, coordinates, divided, i64, loop, mul
 from ..target import Target
 from .form import analyse
 from .lanes import Env, LaneGroup, Points, Vector, Work
@@ -66,7 +66,7 @@ class _Emitter:
         main, *last = plan.groups
         inner = [plan.chunks, main.count + len(last)]
         inner = inner if plan.points_first else inner[::-1]
-        *batch, outer, fast = self.decode(unit, [*(e for _, e in form.batch), *inner])
+        *batch, outer, fast = coordinates(self.b, unit, [*(e for _, e in form.batch), *inner])
         chunk, group = (outer, fast) if plan.points_first else (fast, outer)
         env = dict(zip((a for a, _ in form.batch), batch, strict=True))
         if not last:
@@ -78,21 +78,6 @@ class _Emitter:
             with otherwise:
                 self.group(env, last[0], main.count, chunk)
 
-    def decode(self, flat: Number, extents: Sequence[int]) -> list[Number]:
-        """A flat number as coordinates, the last one fastest."""
-        out: list[Number] = []
-        for extent in extents[:0:-1]:
-            flat, rest = self.divided(flat, extent)
-            out.append(rest)
-        return [*([flat] if extents else []), *out[::-1]]
-
-    def divided(self, x: Number, by: int) -> tuple[Number, Number]:
-        """Quotient and remainder."""
-        if isinstance(x, int) or by == 1:
-            return divmod(x, by) if isinstance(x, int) else (x, 0)
-        quotient = self.b.udiv(x, i64(by))
-        return quotient, self.b.sub(x, mul(self.b, quotient, by), flags=("nsw",))
-
     def group(self, env: Env, group: Group, number: Number, chunk: Number) -> None:
         """A chunk of the points for lane group `number`, in pieces of the sum where the plan says so."""
         b, form, main, tile = self.b, self.form, self.plan.groups[0], group.tile
@@ -102,7 +87,7 @@ class _Emitter:
         if several:
             extents[form.partner] = main.count * wide
         vectors = self.vectors(tile, None if several else first)
-        lanes = LaneGroup(self.work, env, first, vectors, group, extents)
+        lanes = LaneGroup(self.work, env, number, first, vectors, group, extents)
         if form.pad:
             with emit.if_(b, self.is_first(chunk)):
                 self.clear_padding(lanes)
@@ -172,7 +157,7 @@ class _Emitter:
         out = dict(point)
         for name, split in self.form.whole.items():
             if name in out:
-                out[split.outer], out[split.inner] = self.divided(out.pop(name), split.block)
+                out[split.outer], out[split.inner] = divided(self.b, out.pop(name), split.block)
         return out
 
     def along(self, extent: int, size: int, lo: Number, hi: Number) -> Iterator[tuple[Number, int]]:
@@ -195,10 +180,10 @@ class _Emitter:
             if tile.rest or tile.block:
                 piece, first = loops.enter_context(loop(self.b, lo, hi, name="piece")), (0, tile.fine // tile.coarse)
                 if tile.pieces(self.plan.chunks) != tile.coarse:
-                    piece, row = self.divided(piece, first[1])
+                    piece, row = divided(self.b, piece, first[1])
                     first = row, add(self.b, row, 1)
                 before = ((piece, math.prod(e for e, _ in tile.spans)),)
-                at = self.decode(piece, [e for _, e in tile.rest])
+                at = coordinates(self.b, piece, [e for _, e in tile.rest])
                 env = self.located(dict(zip((a for a, _ in tile.rest), at, strict=True)))
             yield from self.within_blocks(tile, env, before) if tile.block else self.grid(tile, env, first, before)
 
@@ -206,7 +191,7 @@ class _Emitter:
         """Tiles along the line of all points."""
         names, extents = [a for a, _ in tile.points], [e for _, e in tile.points]
         for start, n in self.along(*tile.spans[0], lo, hi):
-            at = [dict(zip(names, self.decode(add(self.b, start, k), extents), strict=True)) for k in range(n)]
+            at = [dict(zip(names, coordinates(self.b, add(self.b, start, k), extents), strict=True)) for k in range(n)]
             yield Points([self.located(p) for p in at], None, ((start, 1),))
 
     def grid(self, tile: Tile, env: Env, first: tuple[Number, Number], before: tuple) -> Iterator[Points]:

@@ -18,7 +18,7 @@ from graphc.schedule.layout import Buffer
 from graphc.schedule.scalar import DEAR, LONG, waits
 
 from .. import emit, ir
-from ..emit import F32, I8, Number, add, address, affine, const, i64, mul
+from ..emit import F32, I8, Number, add, address, affine, const, coordinates, i64, mul
 from ..target import Target
 from ..values import Lanes, Values
 from .fixed_point import Panels
@@ -79,14 +79,22 @@ class Work:
 
 
 class LaneGroup:
-    """One group of lanes of a unit, from block `first` on: the sums of its register tiles, and their stores."""
+    """One group of lanes of a unit, the one of this `number`, from block `first` on: the sums of its register tiles,
+    and their stores."""
 
     def __init__(
-        self, work: Work, env: Env, first: Number, vectors: list[Vector], group: Group, extents: Mapping[str, int]
+        self,
+        work: Work,
+        env: Env,
+        number: Number,
+        first: Number,
+        vectors: list[Vector],
+        group: Group,
+        extents: Mapping[str, int],
     ):
         self.b, self.form, self.plan, self.unroll, self.tile = work.b, work.form, work.plan, group.unroll, group.tile
         self.buffers, self.pointers, self.target = work.buffers, work.pointers, work.target
-        self.env, self.first, self.extents = env, first, extents
+        self.env, self.number, self.first, self.extents = env, number, first, extents
         self.vectors, self.active = vectors, [v for v in vectors if v.valid]
         self.vl, self.type = work.target.vl, emit.vec(F32, work.target.vl)
         red = {a for a, _ in self.form.red}
@@ -263,8 +271,17 @@ class LaneGroup:
                 emit.prefetch(b, emit.beyond(b, s.start, place))
 
     def expect(self, points: Points) -> None:
-        """Asks for what the epilogue of a tile will touch, each line once."""
+        """Asks for what the epilogue of a tile will touch, each line once, and for a part of what its points will read
+        in the next batch element: another part in each group of lanes."""
         b, form = self.b, self.form
+        for line in range(self.plan.x_next):
+            number = add(b, mul(b, self.number, self.plan.x_next), line)
+            at = coordinates(b, mul(b, number, LINE), [e for _, e in form.red])
+            further = affine(b, self.x_red, dict(zip((a for a, _ in form.red), at, strict=True)))
+            further = add(b, further, form.x.coef(form.batch[-1][0]))
+            for point in points.envs:
+                start = affine(b, self.x_at, self.at(point, self.active[0]))
+                emit.prefetch(b, address(b, self.pointers[form.x_buffer], F32, add(b, start, further)))
         read = {e.attr[0]: e.attr[1][0] for s in form.stores for e in loads(s.expr) if isinstance(e.attr[1][0], Aff)}
         written = {s.buffer: s.indices[0] for s in form.stores}
         lines = [v for v in self.active if v.lane % LINE == 0]
