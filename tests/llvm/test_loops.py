@@ -150,17 +150,21 @@ def test_rows_in_panels_are_asked_for_ahead(rows, panels, asks):
     np.testing.assert_allclose(got, sample.expected["y"], **CLOSE)
 
 
-def test_what_the_next_point_reads_in_many_places_is_asked_for():
-    """Two columns of a 6x6 tile are those of the next one, too; what an inverse transform reads is all new."""
+def test_what_the_next_point_touches_in_many_places_is_asked_for():
+    """Two columns of a 6x6 tile are those of the next one, too, and 36 places are stored; what an inverse transform
+    reads is all new, the 16 places where it stores are not asked for."""
     model = nn.Sequential(nn.Conv2d(16, 64, 1), nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 16, 1))
     schedule = make_schedule(run_passes(traced_graph(model, (1, 16, 28, 28)), FAST_INFERENCE))
     transforms = [k for k in schedule.kernels if ".winograd_" in k.name]
     assert [k.name for k in transforms] == ["1.winograd_input", "1.winograd_output"]
-    for l2_bytes, lines in ((64 << 10, (24, 36)), (64 << 20, (0, 0))):
+    for l2_bytes, lines in ((64 << 10, ((24, 36), (36, 0))), (64 << 20, ((0, 0), (0, 0)))):
         target = replace(x86_64_v3(), l2_bytes=l2_bytes)
-        for kernel, count in zip(transforms, lines, strict=True):
+        for kernel, (read, stored) in zip(transforms, lines, strict=True):
             (found,) = aheads(normalise(kernel, schedule.buffers), schedule.buffers, target)
-            assert (len(set(found.places)) if found else 0) == count
+            names = [n for n, _ in set(found.places)] if found else []
+            assert sum(n in found.written for n in names) == stored
+            assert len(names) == read + stored
             module = ir.Module("scan")
             emit_loops(module, "k", kernel, schedule.buffers, target).function.linkage = "external"
-            assert ("prefetch" in jit.assembly(module, target)) == bool(count)
+            assert ("prefetch" in jit.assembly(module, target)) == bool(read)
+            assert str(module).count("i32 1, i32 2, i32 1") == stored

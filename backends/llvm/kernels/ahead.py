@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from graphc.ir.frozen import frozen
 from graphc.schedule.canonical import stage_accesses
 from graphc.schedule.expr import Aff
-from graphc.schedule.kernels import Stage
+from graphc.schedule.kernels import Stage, Store
 from graphc.schedule.layout import Buffer
 from graphc.schedule.nest import Nest
 
@@ -24,18 +24,21 @@ APART = 512  # bytes from one piece of a row to the next, beyond which they are 
 # Asked for before they are used: layer norms of a step of vit_s16, 788 rows of 384, take 21.9 ms without asking, 17.7
 # with 8 KiB, 15.5 with 32, 18 with 96, a part of which is gone again by then.
 EARLY_BYTES = 32 << 10
-# Places of one buffer that a point reads: with more they are foreseen by nobody. Winograd's transforms of vgg16 take
-# 0.92 of the time with asking, the inverse ones, which read 36 products, 0.82.
+# Places of one buffer that a point reads or stores: with more they are foreseen by nobody. Winograd's transforms of
+# vgg16 take 0.92 of the time with asking, the inverse ones, which read 36 products, 0.82. Asking for 36 places where a
+# transform stores as well leaves 0.63 to 0.83; for the 16 of an inverse one it costs more than it saves.
 MANY = 16
 
 
 @frozen
 class Ahead:
-    """Accesses (buffer, offset) of a stage whose lines are asked for when `axis` is `distance` before them."""
+    """Accesses (buffer, offset) of a stage whose lines are asked for when `axis` is `distance` before them; `written`:
+    the buffers of which it will store them."""
 
     axis: str
     distance: int
     places: tuple[tuple[str, Aff], ...]
+    written: frozenset[str] = frozenset()
 
 
 def aheads(nest: Nest, buffers: Mapping[str, Buffer], target: Target) -> tuple[Ahead | None, ...]:
@@ -73,11 +76,12 @@ def _of_later_rows(stage: Stage, row: str, axis: str, places: Mapping[str, Aff])
 
 
 def _of_next_point(stage: Stage, axis: str, names: set[str]) -> Ahead | None:
-    """What the next point reads and this one does not, of buffers that it reads in many places."""
+    """What the next point touches and this one does not, of buffers that it reads, or stores, in many places."""
     places: dict[str, list[Aff]] = {}
-    for name, index, is_store in stage_accesses(stage):
-        if name in names and not is_store and isinstance(index, Aff) and index.coef(axis):
+    for name, index, _ in stage_accesses(stage):
+        if name in names and isinstance(index, Aff) and index.coef(axis):
             places.setdefault(name, []).append(index)
     many = {name: dict.fromkeys(at) for name, at in places.items() if len(at) > MANY}
     new = tuple((name, i) for name, at in many.items() for i in at if i + i.coef(axis) not in at)
-    return Ahead(axis, 1, new) if new else None
+    stored = frozenset(o.buffer for o in stage.outs if isinstance(o, Store))
+    return Ahead(axis, 1, new, stored) if new else None

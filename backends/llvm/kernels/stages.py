@@ -256,7 +256,7 @@ class _Stage:
             offset = 0 if start is None else mul(b, start, SIZE[F32])
             place = beyond(b, self.stages.pointers[name], offset)
             for number in numbers:
-                prefetch(b, beyond(b, place, number * LINE * SIZE[F32]))
+                prefetch(b, beyond(b, place, number * LINE * SIZE[F32]), name in ahead.written)
 
     def stored(self, at: Sequence[Values], outs: Sequence[Store]) -> list[tuple[Values, Store, ir.Value]]:
         """What is to be stored, computed; long chains of several cells by turns."""
