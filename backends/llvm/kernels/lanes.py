@@ -18,7 +18,7 @@ from graphc.schedule.layout import Buffer
 from graphc.schedule.scalar import DEAR, LONG, waits
 
 from .. import emit, ir
-from ..emit import F32, I8, Number, add, address, affine, const, coordinates, i64, mul
+from ..emit import F32, I8, SIZE, Number, add, address, affine, const, coordinates, i64, mul
 from ..target import Target
 from ..values import Lanes, Values
 from .fixed_point import Panels
@@ -278,10 +278,12 @@ class LaneGroup:
             number = add(b, mul(b, self.number, self.plan.x_next), line)
             at = coordinates(b, mul(b, number, LINE), [e for _, e in form.red])
             further = affine(b, self.x_red, dict(zip((a for a, _ in form.red), at, strict=True)))
-            further = add(b, further, form.x.coef(form.batch[-1][0]))
+            further = mul(b, add(b, further, form.x.coef(form.batch[-1][0])), SIZE[F32])
             for point in points.envs:
-                start = affine(b, self.x_at, self.at(point, self.active[0]))
-                emit.prefetch(b, address(b, self.pointers[form.x_buffer], F32, add(b, start, further)))
+                start = address(
+                    b, self.pointers[form.x_buffer], F32, affine(b, self.x_at, self.at(point, self.active[0]))
+                )
+                emit.prefetch(b, emit.beyond(b, start, further))
         read = {e.attr[0]: e.attr[1][0] for s in form.stores for e in loads(s.expr) if isinstance(e.attr[1][0], Aff)}
         written = {s.buffer: s.indices[0] for s in form.stores}
         lines = [v for v in self.active if v.lane % LINE == 0]
