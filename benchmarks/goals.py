@@ -70,8 +70,7 @@ VIT_STEP = (
     "its kernels at their best, in order of a step, take 616 ms at 1 thread, of which its products would need 440 at "
     "the peak of 229 GFLOP/s measured then: copies between layouts 25, norms and sums 18, GELU with its slope 8, "
     "attention twice what its products need, AdamW's 529 MB of state at 15 GB/s. A whole step takes 671 ms at best and "
-    "880 to 1,030 in these runs, as products fall to 115 GFLOP/s in the machine's slow moments. Tried without gain: "
-    "other tiles, pages of 2 MiB, half the cache in every plan, asking for the state in smaller portions"
+    "880 to 1,030 in these runs, as products fall to 115 GFLOP/s in the machine's slow moments"
 )
 LENET5_STEP = (
     "of 15 ms 4.9 are the gradient of the second convolution's weights, direct, 5.0 that convolution and its image's "
