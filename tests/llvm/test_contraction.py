@@ -33,6 +33,7 @@ from contraction_samples import (
 )
 
 from graphc.backends.llvm import ir, jit, target
+from graphc.backends.llvm.kernels import contraction
 from graphc.backends.llvm.kernels.contraction import emit_contraction
 from graphc.backends.llvm.kernels.form import analyse
 from graphc.backends.llvm.kernels.plans import plan
@@ -193,6 +194,19 @@ def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead,
 ])  # fmt: skip
 def test_the_groups_of_a_batch_element_ask_for_the_next_one(case, lines):
     assert planned(case).x_next == lines
+
+
+def test_every_point_of_a_tile_asks_for_its_lines_of_the_next_batch_element(monkeypatch):
+    """Beside what is asked for of weights: one more request for each line and point, in the code of each tile size."""
+    (kernel, buffers), machine = matmul(49, 64, 512, batch=36), target.x86_64_v3()
+    chosen, asked = planned((kernel, buffers), machine), []
+    for lines in (chosen.x_next, 0):
+        monkeypatch.setattr(contraction, "plan", lambda *_, n=lines: replace(chosen, x_next=n))
+        module = ir.Module("scan")
+        emit_contraction(module, "k", kernel, buffers, machine)
+        asked.append(str(module).count('call void @"llvm.prefetch'))
+    sizes = [size for g in chosen.groups for size, _ in g.tile.sizes]
+    assert asked[0] - asked[1] == chosen.x_next * sum(sizes) > 0
 
 
 def test_sums_rest_on_the_stack_where_the_output_holds_something_else():
