@@ -106,7 +106,7 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
             least = tiles_along(x, int(_room_for_x(form) * target.l2_bytes))
             pieces = max(pieces, min(least, groups[0].tile.count // PIECE_TILES))
             chunks = min(most, max(pieces, _columns(form, groups, target), enough))
-        w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, buffers[form.w_buffer].bytes, target)
+        w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, target)
         w_copied = _w_copied(form, groups, chunks, target)
         if buffers[form.x_buffer].bytes > near and outer // batch <= PASSES:
             x_ahead = _x_ahead(form, groups[0].tile)
@@ -183,10 +183,11 @@ def _w_copied(form: Form, groups: tuple[Group, ...], chunks: int, target: Target
     return min(g.tile.count for g in groups) >= COPY_TILES * chunks
 
 
-def _w_ahead(form: Form, tile: Tile, chunks: int, w_bytes: int, target: Target) -> bool:
-    """Whether the weights of the next group should be fetched while this one is at work: they lie simply, would not
-    stay in the second-level cache by themselves but arrive there in time, behind two tiles at least."""
-    if not form.w_rows or not form.partner or w_bytes <= target.l2_bytes // 2 or tile.count < 2 * chunks:
+def _w_ahead(form: Form, tile: Tile, chunks: int, target: Target) -> bool:
+    """Whether the weights of the next group should be fetched while this one is at work: they lie simply and arrive in
+    time, behind two tiles at least. However few they are: no cache kept those of one kernel while all others ran.
+    mobilenet_v1 takes 0.96 of the time, where those of 512 channels would have fitted (AVX-512)."""
+    if not form.w_rows or not form.partner or tile.count < 2 * chunks:
         return False
     run, count, stride = form.w_rows
     blocks = tiles_along(tile.vectors * target.vl, form.block)
