@@ -9,6 +9,7 @@ from .assign_layouts import assign_layouts
 from .block import block
 from .compact import compact
 from .fusion import fuse
+from .keep_halos import keep_halos
 from .kernels import Contraction, Loops, Schedule
 from .layout import Buffer, Layout
 from .lower import lower
@@ -30,6 +31,7 @@ PIPELINE = (
     own_rows,  # what one kernel alone uses, before it takes room in the arena
     block,  # chains of kernels in step, once it is known what lies between them
     plan_memory,  # offsets, once every buffer and the order are known
+    keep_halos,  # halos that hold zeros already, once it is known what lay there before
 )
 
 
@@ -61,6 +63,7 @@ __all__ = [
     "block",
     "compact",
     "fuse",
+    "keep_halos",
     "lower",
     "make_schedule",
     "order",

@@ -1,0 +1,52 @@
+"""Halos that hold zeros already: the memory plan has put a buffer where one of its layout was, and nothing else since.
+
+What enters: a planned schedule. What leaves: the same without the kernels that would zero such halos again.
+"""
+
+from __future__ import annotations
+
+from .kernels import Kernel, Loops, Schedule, reads, stores, writes
+from .layout import Buffer
+from .plan_memory import lifetimes
+
+
+def keep_halos(schedule: Schedule) -> Schedule:
+    """`zero a; write a; zero b; write b  ->  zero a; write a; write b`, where b lies in memory as a did.
+
+    The second half of mobilenet_v1, whose layers are all alike, zeroes one halo instead of five. The plan stays: no
+    buffer moves because one's life has become shorter.
+    """
+    kernels: list[Kernel] = []
+    kept: dict[int, Buffer] = {}  # by offset: buffers whose halos hold zeros
+    for kernel in schedule.kernels:
+        zeroed = _zeroes(kernel, schedule)
+        if zeroed and zeroed.offset in kept and _alike(zeroed, kept[zeroed.offset]):
+            continue
+        kernels.append(kernel)
+        for b in (schedule.buffers[n] for n in writes(kernel)):
+            if b.place == "arena":
+                kept = {at: k for at, k in kept.items() if _alike(b, k) or not _meet(b, k)}
+        if zeroed:
+            kept[zeroed.offset] = zeroed
+    if len(kernels) == len(schedule.kernels):
+        return schedule
+    fewer = schedule.replace(kernels=tuple(kernels))
+    return fewer.replace(lifetimes={s.name: (s.first, s.last) for s in lifetimes(fewer)})
+
+
+def _zeroes(kernel: Kernel, schedule: Schedule) -> Buffer | None:
+    """The buffer whose halo a kernel zeroes, if it does nothing else."""
+    if not isinstance(kernel, Loops) or reads(kernel) or len(writes(kernel)) != 1:
+        return None
+    b = schedule.buffers[writes(kernel)[0]]
+    zeros = all(s.expr.op == "const" and s.expr.attr == 0 for s in stores(kernel))
+    return b if zeros and b.layout.halo and b.place == "arena" else None
+
+
+def _alike(a: Buffer, b: Buffer) -> bool:
+    """Whether two buffers have their halos in the same places of memory."""
+    return (a.offset, a.shape, a.dtype, a.layout) == (b.offset, b.shape, b.dtype, b.layout)
+
+
+def _meet(a: Buffer, b: Buffer) -> bool:
+    return a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
