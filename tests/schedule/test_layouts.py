@@ -441,18 +441,23 @@ def test_gelu_keeps_its_slope_and_nothing_else():
 
 
 def test_wide_rows_stay_plain_and_sums_down_their_columns_read_copies():
-    """A panel a page or more from the next one: up to 64 of them are read along a row, no more."""
-    for wide, layout, copied in ((1024, "CN16c", False), (1040, "NC", True)):
+    """A panel a page or more from the next one: up to 64 of them are read along a row, no more; or up to 128, where a
+    product of the step sums down the rows."""
+    for wide, layout in ((1024, "CN16c"), (1040, "NC")):
+        layers = nn.Linear(48, wide), nn.GELU(), nn.Linear(wide, 48)
+        schedule = make_schedule(inference(nn.Sequential(*layers), (160, 48)))
+        assert str(schedule.buffers["1.mul2"].layout) == layout
+    for wide, layout, copied in ((2048, "CN16c", False), (2064, "NC", True)):
         schedule = linear_step(40, wide)
         assert str(schedule.buffers["1.mul2"].layout) == layout
         assert ("1.mul2.x" in schedule.buffers) == copied
 
 
 def test_a_product_stores_what_the_next_reads_in_panels_twice():
-    """A gradient 1040 wide is read along its rows, and in panels by the weight gradient: its one product stores both.
+    """A gradient 2064 wide is read along its rows, and in panels by the weight gradient: its one product stores both.
     GELU's product, which stores the slope too, leaves the copy to a kernel, or to a block with its reader."""
-    schedule = linear_step(40, 1040, nn.Linear(48, 128), features=128)
-    wide = {n: str(b.layout) for n, b in schedule.buffers.items() if b.shape == (160, 1040)}
+    schedule = linear_step(40, 2064, nn.Linear(48, 128), features=128)
+    wide = {n: str(b.layout) for n, b in schedule.buffers.items() if b.shape == (160, 2064)}
     products = [
         k for k in schedule.kernels if isinstance(k, Contraction) and {s.buffer for s in stores(k)} & wide.keys()
     ]

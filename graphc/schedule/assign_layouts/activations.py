@@ -11,7 +11,7 @@ labels: Boykov, Veksler, Zabih, "Fast approximate energy minimization via graph 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -25,8 +25,9 @@ from .blocks import FIRST_LAYER, blockable, fills_padding
 
 PREFERENCE = 8.0  # a contraction on the other layout costs about so many passes over the operand
 # A sum along a row visits every panel. More of them than the first-level TLB has entries (64 on Zen 3), a page or more
-# apart, cost a product of 1536-wide rows a fifth of its speed.
-PANELS, PAGE = 64, 4096
+# apart, slow a product of 1536-wide rows down. Up to twice as many are still worth it where another product sums down
+# the rows, as a weight's gradient does, which else reads a copy: a step of vit_s16 takes 0.97 of the time (AVX-512).
+PANELS, PANELS_BOTH_WAYS, PAGE = 64, 128, 4096
 SETS = 1024  # bytes: places of a panel's matrices that are a multiple of this apart share at most four sets of a cache
 BLOCKED, PLAIN = True, False  # the ends of the cut; the names of buffers are strings
 
@@ -99,10 +100,11 @@ def must_be_plain(schedule: Schedule, tensors: dict[str, Buffer]) -> Iterator[st
     for name, b in tensors.items():
         if b.place != "arena" or name in schedule.aliased or b.shape[channels[len(b.shape)]] == 1:
             yield name
+    down = {n for kernel in schedule.kernels for n in summed_down(kernel)}
     for kernel in schedule.kernels:
         sizes = extents(kernel)
         yield from (n for n in whole_rows(kernel) if n in tensors and len(tensors[n].shape) == 3)
-        yield from (n for n in wide_rows(kernel, schedule.buffers) if n in tensors)
+        yield from (n for n in wide_rows(kernel, schedule.buffers, down) if n in tensors)
         if isinstance(kernel, Contraction) and kernel.along_rows:
             yield from (n for n, *_ in accesses(kernel) if n in tensors)
         for name, indices, is_store in accesses(kernel):
@@ -121,14 +123,22 @@ def whole_rows(kernel: Kernel) -> Iterator[str]:
         yield from (name for name, *_ in accesses(kernel))
 
 
-def wide_rows(kernel: Kernel, buffers: dict[str, Buffer]) -> Iterator[str]:
+def wide_rows(kernel: Kernel, buffers: Mapping[str, Buffer], down: Set[str]) -> Iterator[str]:
     """The matrix that a product reads along its rows, where panels would spread what one sum reads over too many
-    pages."""
+    pages. `down`: those that products also sum down."""
     if isinstance(kernel, Contraction) and len(kernel.x.indices) == 2:
         b = buffers[kernel.x.buffer]
         columns = math.prod(n for a, n in kernel.red if a in kernel.x.indices[1].axes)
-        if columns > PANELS * BLOCK and b.shape[0] * BLOCK * ITEMSIZE[b.dtype] >= PAGE:
+        most = PANELS_BOTH_WAYS if b.name in down else PANELS
+        if columns > most * BLOCK and b.shape[0] * BLOCK * ITEMSIZE[b.dtype] >= PAGE:
             yield b.name
+
+
+def summed_down(kernel: Kernel) -> Iterator[str]:
+    """Matrices of whose rows a product makes a sum."""
+    if isinstance(kernel, Contraction):
+        summed = {a for a, _ in kernel.red}
+        yield from (t.buffer for t in (kernel.x, kernel.w) if len(t.indices) == 2 and t.indices[0].axes & summed)
 
 
 def wishes(kernel: Kernel, schedule: Schedule) -> list[tuple[str, float]]:
