@@ -5,7 +5,8 @@ What enters: a planned schedule. What leaves: the same without the kernels that 
 
 from __future__ import annotations
 
-from .kernels import Kernel, Loops, Schedule, reads, stores, writes
+from .expr import Aff
+from .kernels import Kernel, Loops, Schedule, Store, extents, reads, stores, writes
 from .layout import Buffer
 from .plan_memory import lifetimes
 
@@ -35,11 +36,17 @@ def keep_halos(schedule: Schedule) -> Schedule:
 
 
 def _zeroes(kernel: Kernel, schedule: Schedule) -> Buffer | None:
-    """The buffer whose halo a kernel zeroes, if it does nothing else."""
+    """The buffer of whose halo a kernel makes zeros, if it does nothing else: what it stores lies outside of the shape
+    along some dimension."""
     if not isinstance(kernel, Loops) or reads(kernel) or len(writes(kernel)) != 1:
         return None
-    b = schedule.buffers[writes(kernel)[0]]
-    zeros = all(s.expr.op == "const" and s.expr.attr == 0 for s in stores(kernel))
+    b, sizes = schedule.buffers[writes(kernel)[0]], extents(kernel)
+
+    def outside(store: Store) -> bool:
+        spans = [(i.range(sizes), n) for i, n in zip(store.indices, b.shape, strict=True) if isinstance(i, Aff)]
+        return any(hi < 0 or lo >= n for (lo, hi), n in spans)
+
+    zeros = all(s.expr.op == "const" and s.expr.attr == 0 and outside(s) for s in stores(kernel))
     return b if zeros and b.layout.halo and b.place == "arena" else None
 
 

@@ -31,10 +31,11 @@ def zeroed(b: Buffer) -> Loops:
     return border_kernel(b, "")
 
 
-def written(b: Buffer) -> Loops:
-    """Ones on every element, none of them in a halo."""
+def written(b: Buffer, value: float = 1.0) -> Loops:
+    """The value on every element, none of them in a halo."""
     axes = tuple((f"i{d}", n) for d, n in enumerate(b.shape))
-    return Loops(f"{b.name}.ones", axes, (Stage((), (Store(b.name, tuple(Aff.of(a) for a, _ in axes), const(1.0)),)),))
+    store = Store(b.name, tuple(Aff.of(a) for a, _ in axes), const(value))
+    return Loops(f"{b.name}.written", axes, (Stage((), (store,)),))
 
 
 @pytest.mark.parametrize(("buffers", "kernels", "again"), [
@@ -44,6 +45,8 @@ def written(b: Buffer) -> Loops:
     ((IMAGE, NARROWER), [zeroed(IMAGE), written(IMAGE), zeroed(NARROWER)], True),
     ((IMAGE, ELSEWHERE), [zeroed(IMAGE), zeroed(ELSEWHERE)], True),
     ((IMAGE, ALIKE), [written(IMAGE), zeroed(ALIKE)], True),  # nobody has zeroed the first one
+    ((IMAGE, ALIKE), [written(IMAGE, 0.0), zeroed(ALIKE)], True),  # zeros, but none in the halo
+    ((IMAGE, ALIKE), [zeroed(IMAGE), written(IMAGE, 0.0), zeroed(ALIKE), written(ALIKE, 0.0)], False),
 ])  # fmt: skip
 def test_a_halo_is_zeroed_again_where_something_else_was_in_its_place(buffers, kernels, again):
     schedule = Schedule("net", {b.name: b for b in buffers}, tuple(kernels), (), (), arena_bytes=2 * IMAGE.bytes)
