@@ -71,7 +71,7 @@ VIT_STEP = (
     "PyTorch's ran at 127 to 130). The rest, and what products lose, is memory, which here is no faster from the third "
     "cache than from DRAM, 15 to 19 GB/s: a second result of 4.8 MB adds 0.4 ms to a product of 6, and AdamW moves "
     "529 MB. Streaming stores, larger and smaller pieces of the operands, attention in one block and norms in other "
-    "layouts change less than 1 %"
+    "layouts win less than 1 %"
 )
 LENET5_STEP = (
     "of 15 ms 4.9 are the gradient of the second convolution's weights, direct, 5.0 that convolution and its image's "

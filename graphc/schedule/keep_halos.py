@@ -8,6 +8,7 @@ from __future__ import annotations
 from .expr import Aff
 from .kernels import Kernel, Loops, Schedule, Store, extents, reads, stores, writes
 from .layout import Buffer
+from .places import places_of
 from .plan_memory import lifetimes
 
 
@@ -17,18 +18,18 @@ def keep_halos(schedule: Schedule) -> Schedule:
     The second half of mobilenet_v1, whose layers are all alike, zeroes one halo instead of five. The plan stays: no
     buffer moves because one's life has become shorter.
     """
-    kernels: list[Kernel] = []
-    kept: dict[int, Buffer] = {}  # by offset: buffers whose halos hold zeros
+    places, kernels = places_of(schedule), []
+    kept: list[Buffer] = []  # whose halos hold zeros
     for kernel in schedule.kernels:
         zeroed = _zeroes(kernel, schedule)
-        if zeroed and zeroed.offset in kept and _alike(zeroed, kept[zeroed.offset]):
+        if zeroed and any(_alike(zeroed, k) for k in kept):
             continue
         kernels.append(kernel)
-        for b in (schedule.buffers[n] for n in writes(kernel)):
-            if b.place == "arena":
-                kept = {at: k for at, k in kept.items() if _alike(b, k) or not _meet(b, k)}
+        for name in writes(kernel):
+            b, place = schedule.buffers[name], places[name]
+            kept = [k for k in kept if _alike(b, k) or not place.meets(places[k.name])]
         if zeroed:
-            kept[zeroed.offset] = zeroed
+            kept.append(zeroed)
     if len(kernels) == len(schedule.kernels):
         return schedule
     fewer = schedule.replace(kernels=tuple(kernels))
@@ -53,7 +54,3 @@ def _zeroes(kernel: Kernel, schedule: Schedule) -> Buffer | None:
 def _alike(a: Buffer, b: Buffer) -> bool:
     """Whether two buffers have their halos in the same places of memory."""
     return (a.offset, a.shape, a.dtype, a.layout) == (b.offset, b.shape, b.dtype, b.layout)
-
-
-def _meet(a: Buffer, b: Buffer) -> bool:
-    return a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
