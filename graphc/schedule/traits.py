@@ -67,7 +67,7 @@ CPU = Traits(
     late=0,
     in_step=True,
     winograd=True,
-    compact=8 << 20,  # about a core's share of the last cache
+    compact=4 << 20,  # what no second-level cache keeps
 )
 
 # Channels last: a row of a matrix for the tensor cores is then a row of memory.

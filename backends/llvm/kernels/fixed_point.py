@@ -1,47 +1,53 @@
 """Weights in 24 bits as vectors of float32, decoded as a contraction streams them.
 
-What enters: where panels of dtype "f24" (`graphc.schedule.fixed_point`) lie, and the number of a row. What leaves: its
-vectors. Upper and lower bits are widened and joined, the integers converted and multiplied by their scales: what
-`Buffer.unpack` does, to the bit.
+What enters: where panels of dtype "f24" (`graphc.schedule.fixed_point`) lie, and the number of four rows. What leaves:
+their vectors: integers converted and multiplied by their scales, which is what `Buffer.unpack` does, to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from graphc.ir.frozen import frozen
-from graphc.schedule.fixed_point import GROUP, ROW, ROWS
+from graphc.schedule.fixed_point import FOUR, GROUP, ROWS
 
 from .. import emit, ir
-from ..emit import F32, I8, I16, I32, Number, add, address, const, i64, mul, vec
+from ..emit import F32, I8, I32, Number, add, address, const, divided, mul, vec
 
-FIRST_ROW, LOW = GROUP.fields["rows"][1], ROW.fields["low"][1]  # bytes from where a group, or a row, begins
+VECTORS, FOURS = GROUP["fours"].shape[1], ROWS // FOUR
+FIRST, LINE = GROUP.fields["fours"][1], GROUP["fours"].itemsize // (FOURS * VECTORS)  # bytes before them, and of each
 
 
 @frozen
 class Panels:
-    """Vectors of `vl` lanes, each at its (bytes from `start` to its panel, lane)."""
+    """Panels of `size` bytes, the first of which begins at `start`, for vectors of `vl` lanes. `ahead`: what lies a
+    group further on is asked for."""
 
     b: ir.IRBuilder
     start: ir.Value
-    places: Sequence[tuple[int, int]]
+    size: int
     vl: int
+    ahead: bool
 
-    def row(self, number: Number) -> Iterator[ir.Value]:
-        """The vectors of one row of all panels."""
-        b = self.b
-        group = number // ROWS if isinstance(number, int) else b.udiv(number, i64(ROWS))
-        between = GROUP.itemsize - ROWS * ROW.itemsize
+    def four(self, number: Number, count: int, panel: int, lane: int) -> Iterator[ir.Value]:
+        """The vectors of the first `count` rows of four, of the panel of this number, from `lane` on."""
+        b, type_, panel = self.b, vec(F32, self.vl), panel * self.size
+        group, _ = divided(b, number, FOURS)
         scales = mul(b, group, GROUP.itemsize)
-        row = add(b, add(b, mul(b, number, ROW.itemsize), mul(b, group, between)), FIRST_ROW)
-        for panel, lane in self.places:
-            high = self.load(I16, row, panel + 2 * lane)
-            low = self.load(I8, row, panel + LOW + lane)
-            wide = vec(I32, self.vl)
-            upper = b.shl(b.sext(high, wide), const(wide, 8))
-            integers = b.or_(upper, b.zext(low, wide))
-            yield b.fmul(b.sitofp(integers, vec(F32, self.vl)), self.load(F32, scales, panel + 4 * lane))
+        between = GROUP.itemsize - FOURS * VECTORS * LINE
+        first = add(b, add(b, mul(b, number, VECTORS * LINE), mul(b, group, between)), FIRST)
+        scale = self.load(F32, add(b, scales, panel + 4 * lane))
+        last = None
+        for k in range(min(count, VECTORS)):
+            if self.ahead and lane == 0:
+                emit.prefetch(b, emit.beyond(b, self.start, add(b, first, panel + k * LINE + GROUP.itemsize)))
+            integers = self.load(I32, add(b, first, panel + 4 * lane + k * LINE))
+            if count == FOUR:
+                lowest = b.shl(integers, const(integers.type, 8 * (k + 1)))
+                last = lowest if last is None else b.xor(last, lowest)
+            yield b.fmul(b.sitofp(integers, type_), scale)
+        if last:
+            yield b.fmul(b.sitofp(last, type_), scale)
 
-    def load(self, element: ir.Type, offset: Number, further: int) -> ir.Value:
-        place = address(self.b, self.start, I8, add(self.b, offset, further))
-        return emit.load_(self.b, place, element, self.vl, 0)
+    def load(self, element: ir.Type, offset: Number) -> ir.Value:
+        return emit.load_(self.b, address(self.b, self.start, I8, offset), element, self.vl, 0)

@@ -133,7 +133,7 @@ class Form:
     def may_pause(self, lanes: int) -> bool:
         """Whether the sums of a group of so many lanes may rest between pieces, in the output or on the stack, and
         every step reads another line of x, so that it can pay."""
-        if self.partial or not self.red or abs(self.x.coef(self.red[-1][0])) < LINE:
+        if self.partial or self.decoded or not self.red or abs(self.x.coef(self.red[-1][0])) < LINE:
             return False
         return self.plain is not None or 4 * lanes * math.prod(e for _, e in self.points) <= REST_BYTES
 
@@ -169,6 +169,8 @@ def analyse(kernel: FlatContraction, buffers: Mapping[str, Buffer], steps: int =
     if (stride := kernel.w.indices[0].coef(kernel.lanes)) != 1:
         raise ValueError(f"contraction {kernel.name}: %{kernel.w.buffer} has stride {stride} along the lanes, not 1")
     kernel = joined(without_single(kernel), {kernel.lanes, split.outer} | fixed)
+    if decoded and len(kernel.red) > 1:
+        raise ValueError(f"contraction {kernel.name}: %{kernel.w.buffer} in 24 bits is summed along {kernel.red}")
     x, w = kernel.x.indices[0], kernel.w.indices[0]
     par = [(a, e) for a, e in kernel.par if a != kernel.lanes]
     partner = split.outer if split.outer in dict(par) else None

@@ -18,10 +18,10 @@ from graphc.schedule.layout import Buffer
 from graphc.schedule.scalar import DEAR, LONG, waits
 
 from .. import emit, ir
-from ..emit import F32, I8, SIZE, Number, add, address, affine, const, coordinates, i64, mul
+from ..emit import F32, I8, SIZE, Number, add, address, affine, const, coordinates, divided, i64, mul
 from ..target import Target
 from ..values import Lanes, Values
-from .fixed_point import Panels
+from .fixed_point import FOUR, Panels
 from .form import LINE, Form
 from .plans import Plan
 from .tiles import Group, tiles_along
@@ -167,18 +167,21 @@ class LaneGroup:
         """A function that emits `count` steps of the sum from where `env` stands along `axis`."""
         b, form, vl = self.b, self.form, self.vl
         x, base = self.pointers[form.x_buffer], self.at(points.envs[0], self.active[0])
-        w_red, w_values, ahead = self.decoded() if form.decoded else self.stored(points)
         if points.shifts is None:
             envs = [self.at(p, self.active[0]) for p in points.envs]
             places = [(emit.freeze(b, address(b, x, F32, affine(b, self.x_at, e))), 0) for e in envs]
         else:
             start = emit.freeze(b, address(b, x, F32, affine(b, self.x_at, base)))
             places = [(start, s) for s in points.shifts]
-        ahead += [self.x_ahead(points, places[0][0])] if self.plan.x_ahead else []
 
         def x_values(offset: Number) -> Iterator[ir.Value]:
             for pointer, shift in places:
                 yield emit.splat(b, emit.load_(b, pointer, F32, None, add(b, offset, shift)), vl)
+
+        if form.decoded:
+            return partial(self.decoded_steps, self.panels(), x_values)
+        w_red, w_values, ahead = self.stored(points)
+        ahead += [self.x_ahead(points, places[0][0])] if self.plan.x_ahead else []
 
         def emit_steps(env: Env, axis: str | None, count: int, acc: list) -> list[ir.Value]:
             many = len(self.active)
@@ -221,16 +224,29 @@ class LaneGroup:
 
         return w_red, values, ahead
 
-    def decoded(self) -> tuple[Aff, Callable[[Number], Iterator[ir.Value]], list[Stream]]:
-        """The same of weights in 24 bits, whose offsets are numbers of rows."""
-        b, form = self.b, self.form
-        buffer, lanes = self.buffers[form.w_buffer], form.block
+    def panels(self) -> Panels:
+        """Weights in 24 bits, from those of the first vector on."""
+        b, buffer, (first, *_) = self.b, self.buffers[self.form.w_buffer], self.active
         size, elements = buffer.bytes // buffer.stored[0], buffer.strides[0]  # of a panel
-        at = Aff(0, tuple((a, c // elements * size) for a, c in self.w_at.terms if a != form.lanes))
-        first, *_ = self.active
-        start = emit.freeze(b, address(b, self.pointers[form.w_buffer], I8, affine(b, at, self.at({}, first))))
-        panels = Panels(b, start, [((v.block - first.block) * size, v.lane) for v in self.active], self.vl)
-        return Aff(0, tuple((a, c // lanes) for a, c in self.w_red.terms)), panels.row, []
+        at = Aff(0, tuple((a, c // elements * size) for a, c in self.w_at.terms if a != self.form.lanes))
+        start = address(b, self.pointers[buffer.name], I8, affine(b, at, self.at({}, first)))
+        return Panels(b, emit.freeze(b, start), size, self.vl, self.plan.w_ahead)
+
+    def decoded_steps(
+        self, panels: Panels, x_values: Callable, env: Env, axis: str | None, count: int, acc: list
+    ) -> list[ir.Value]:
+        """Up to four steps of a sum, whose weights in 24 bits share vectors: of one vector of sums after the other."""
+        b, many, first = self.b, len(self.active), self.active[0].block
+        at, step = affine(b, self.x_red, env), self.x_red.coef(axis) if axis else 0
+        held = [list(x_values(add(b, at, n * step))) for n in range(count)]
+        number, _ = divided(b, env[axis] if axis else 0, FOUR)
+        acc = list(acc)
+        for j, v in enumerate(self.active):
+            rows = panels.four(number, count, v.block - first, v.lane)
+            for values, row in zip(held, rows, strict=True):
+                for k, value in enumerate(values):
+                    acc[k * many + j] = emit.fma(b, value, row, acc[k * many + j])
+        return acc
 
     def w_ahead(self, points: Points, w_from: ir.Value) -> Stream:
         """The weights of the next group. They arrive evenly while all tiles of this one go by, where the first tile of

@@ -60,9 +60,9 @@ class Plan:
     `points_first` keeps a piece of x near while the groups go by, else a group's weights stay near while the points
     go by. `pause`: (position in `red`, length) of the pieces of a sum between which it rests, in the output or on the
     stack. `w_ahead`: while the points of a group go by, the weights that follow its own are fetched into the
-    second-level cache. So is x, of so many points further on as `x_ahead` says. `w_copied`: each unit copies its
-    weights to where they lie together. `end_ahead`: buffers of which a tile, when it begins, asks for what its epilogue
-    will touch."""
+    second-level cache; of those in 24 bits, what lies a little further on. So is x, of so many points further on as
+    `x_ahead` says. `w_copied`: each unit copies its weights to where they lie together. `end_ahead`: buffers of which
+    a tile, when it begins, asks for what its epilogue will touch."""
 
     groups: tuple[Group, ...]
     chunks: int
@@ -107,6 +107,8 @@ def plan(form: Form, buffers: Mapping[str, Buffer], target: Target) -> Plan:
             pieces = max(pieces, min(least, groups[0].tile.count // PIECE_TILES))
             chunks = min(most, max(pieces, _columns(form, groups, target), enough))
         w_ahead = _w_ahead(form, groups[0].tile, chunks if points_first else 1, target)
+        if form.decoded:  # a stream, of which the hardware asks for too little at a time where it comes from memory
+            w_ahead = buffers[form.w_buffer].bytes > FAR_CACHES * target.l2_bytes
         w_copied = _w_copied(form, groups, chunks, target)
         if buffers[form.x_buffer].bytes > near and outer // batch <= PASSES:
             x_ahead = _x_ahead(form, groups[0].tile)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from graphc.ir.frozen import frozen
+from graphc.schedule.fixed_point import FOUR
 from graphc.schedule.kernels import Axis
 
 from ..target import Target
@@ -21,6 +22,7 @@ FMA_LATENCY = 4.4  # cycles for chains too few to hide it; eight keep the two un
 PORTS = 2  # fused multiply-adds, and vector loads, per cycle
 L2_BYTES_PER_CYCLE = 32.0
 MAX_VECTORS = 8  # along the lanes: one row of a matrix product needs eight chains, more only widens the stream
+DECODED_VECTORS = 4  # of weights in 24 bits, whose decoding takes the registers of as many more
 POINTERS = {"x86_64": 6}  # for points with a pointer each, of 15 integer registers; on other targets of 30
 POINTERS_ELSE = 12
 SET_STRIDE = 4096  # bytes: points this far apart, or a multiple, share a set of the first-level cache
@@ -200,7 +202,8 @@ def groups_of(form: Form, target: Target) -> tuple[Group, ...]:
         return best[n]
 
     plans, most = [], max(n for n in range(1, target.vector_registers) if fits(1, n, target))
-    most = most if form.rows else MAX_VECTORS
+    if not form.rows:
+        most = DECODED_VECTORS if form.decoded else MAX_VECTORS
     for size in range(1, min(most, vectors) + 1):
         if size % per_block and size != vectors:
             continue
@@ -221,16 +224,13 @@ def _unroll(form: Form, tile: Tile, copies: int, target: Target) -> int:
     """Steps in one iteration of the innermost loop, of which there are `copies`.
 
     No two of them may read the same element of x for different points: LLVM would keep every such element in a
-    register, across the whole block, and spill the accumulators. It also spills where the tile fills all registers, and
-    where steps share the scales of decoded weights, which it would hold beside the sums.
+    register, across the whole block, and spill the accumulators. It also spills where the tile fills all registers.
+    Weights in 24 bits are decoded four steps at a time.
     """
     size = tile.rows * tile.cols
-    if (
-        not form.red
-        or form.decoded
-        or size * tile.vectors > UNROLLED_TILE
-        or not fits(size, tile.vectors, target, spare=1)
-    ):
+    if form.decoded:
+        return FOUR
+    if not form.red or size * tile.vectors > UNROLLED_TILE or not fits(size, tile.vectors, target, spare=1):
         return 1
     axis, extent = form.red[-1]
     step, widest = abs(form.x.coef(axis)), max(tile.rows, tile.cols)
