@@ -7,9 +7,10 @@ the convolution is a product for each of the (m + k - 1)**2 positions ("frequenc
 
 Lavin and Gray, Fast algorithms for convolutional neural networks, 2016. All of one tile extent interpolate at the same
 points and share B: pairs +-p, infinity and, where the extent is even, 0. The points of 6x6 tiles, +-1/sqrt(2) and
-+-sqrt(2), lose about half as much precision as the textbook's +-1, +-2. Those of 7x7 tiles, +-0.3, +-0.85 and +-1.75,
-were found by search: the RMS error of random convolutions is least there, twice that of 6x6 tiles. 8x8 tiles lose four
-times as much at their best points, +-1/2, +-1 and +-2, too much for an output of a network.
++-sqrt(2), lose about half as much precision as the textbook's +-1, +-2. Those of 5x5 tiles, +-0.4 and +-1.3, and of 7x7
+tiles, +-0.3, +-0.85 and +-1.75, were found by search: the RMS error of random convolutions is least there, half and
+twice that of 6x6 tiles. 8x8 tiles lose four times as much at their best points, +-1/2, +-1 and +-2, too much for an
+output of a network.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from functools import lru_cache, reduce
 import numpy as np
 
 Matrix = tuple[tuple[float, ...], ...]
-FORMS = ((2, 3), (4, 3), (5, 3), (3, 4), (2, 5), (3, 5))  # (m, k) that exist
+FORMS = ((2, 3), (3, 3), (4, 3), (5, 3), (3, 4), (2, 5), (3, 5))  # (m, k) that exist
 
 # By extent of the input tile, the squares of the points that come in pairs.
-POINTS = {4: (1.0,), 6: (0.5, 2.0), 7: (0.09, 0.7225, 3.0625)}
+POINTS = {4: (1.0,), 5: (0.16, 1.69), 6: (0.5, 2.0), 7: (0.09, 0.7225, 3.0625)}
 
 
 @lru_cache

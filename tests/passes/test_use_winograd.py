@@ -117,9 +117,10 @@ def test_kernels_of_5x5_take_tiles_of_3x3_where_there_is_much_to_do():
 @pytest.mark.parametrize("size", [13, 14])
 def test_maps_that_5x5_tiles_cover_take_them_where_weights_serve_many_images(size):
     """9 tiles of 7x7 frequencies have fewer products than 16 of 6x6, and a third more weights: at batch 8 they take 0.8
-    of the time on a Zen 3, alone as long. On a large map they are as many products, and have dearer transforms."""
+    of the time on a Zen 3. On a large map they are as many products, and have dearer transforms. Alone, where weights
+    are what is waited for, 25 tiles of 5x5 have a ninth more products and two thirds of the weights."""
     assert best_tile(conv((8, 256, size, size), 256, padding=(1, 1)).nodes[0]) == 5
-    assert best_tile(conv((1, 256, size, size), 256, padding=(1, 1)).nodes[0]) == 4
+    assert best_tile(conv((1, 256, size, size), 256, padding=(1, 1)).nodes[0]) == 3
     assert best_tile(conv((8, 128, 28, 28), 128, padding=(1, 1)).nodes[0]) == 4
     assert best_tile(conv((1, 64, 128, 128), 64, padding=(1, 1)).nodes[0]) == 4
 
@@ -153,7 +154,9 @@ def test_shared_halves_change_nothing(form):
         np.testing.assert_allclose(np.array(apply_rows(matrix, list(values))), np.array(matrix) @ values, atol=1e-12)
 
 
-@pytest.mark.parametrize(("form", "operations"), [((4, 3), (12, 12)), ((5, 3), (21, 20)), ((3, 5), (21, 14))])
+@pytest.mark.parametrize(
+    ("form", "operations"), [((3, 3), (10, 9)), ((4, 3), (12, 12)), ((5, 3), (21, 20)), ((3, 5), (21, 14))]
+)
 @pytest.mark.parametrize("which", [0, 2])
 def test_transforms_share_what_rows_and_columns_share(form, which, operations):
     """One line of a 6x6 tile: with no sharing B.T takes 26 multiplications and additions, A.T as many; with
@@ -287,8 +290,9 @@ def test_phases_have_the_same_bits_on_any_number_of_threads():
 @pytest.mark.parametrize(("tile", "kernel"), FORMS)
 def test_precision(tile, kernel, channels, always):
     """He-initialised weights on what a ReLU leaves. The RMS error in units of the direct convolution's, for 16, 64 and
-    512 channels: F(5x5, 3x3) 5.2, 4.2, 4.0; F(4x4, 3x3) 2.7, 2.2, 2.1; F(2x2, 3x3) 0.9, 0.8, 0.7; F(3x3, 5x5) 3.4,
-    2.5, 2.4; F(2x2, 5x5) 1.9, 1.5, 1.4. Images are smoother than this noise, and what transforms lose is less there."""
+    512 channels: F(5x5, 3x3) 5.2, 4.2, 4.0; F(4x4, 3x3) 2.7, 2.2, 2.1; F(3x3, 3x3) 1.6, 1.3, 1.2; F(2x2, 3x3) 0.9, 0.8,
+    0.7; F(3x3, 5x5) 3.4, 2.5, 2.4; F(2x2, 5x5) 1.9, 1.5, 1.4. Images are smoother than this noise, and what transforms
+    lose is less there."""
     always(tile)
     x = (1, channels, 13, 13)
     graph = conv(x, 32, kernel, padding=(kernel // 2, kernel // 2))
