@@ -90,20 +90,16 @@ LENET5 = (
     "the first linear layer streams its weights, 3.9 MB in 24 bits, more than the second-level cache holds, at 15 to "
     "20 GB/s, most of the time there is; the peers stream 4.9 MB"
 )
-VGG16 = "in one run of two; within an hour whole runs took from 94 to 167 ms here, as the FMA peak went from 180 to 125"
 RESNET18 = (
     "three products of the last stage take 4.6 of 14.7 ms, for 50 MB of transformed weights at the memory's rate, "
     "which is 14 GB/s at most here"
 )
-MEAN = "resnet50, mobilenet_v1 and vit_s16 are products near the FMA peak in the peers as well, and keep the mean down"
 NOTHING_SUMMED = (
     "one product for each result: to fill 43 KB in rows of 169 with anything takes 0.6 us, as nearly all vectors "
     "cross a line, and 0.27 us where none does; a call takes 0.1. Beside it, 16 channels take 2.8 us"
 )
 REASONS: dict[str, str] = {
     "odd/1 to 64, 1x1 on 13x13": NOTHING_SUMMED,
-    "inference-1/geometric mean": MEAN,
-    "inference-1/vgg16": VGG16,
     "inference-1/resnet18": RESNET18,
     "inference-1/lenet5": LENET5,
     "inference-1/resnet50": PRODUCTS,
