@@ -4,9 +4,9 @@ What enters: a schedule with its layouts. What leaves: the same kernels, with bu
 time and leaves sums as near to the exact ones as they were.
 
 A linear layer of one image is a stream of weights from memory or from the last cache, which brings 8 of them in 2 to 5
-cycles of a core; to decode them takes one more than to multiply. With AVX-512 (Emerald Rapids) layers of 2450 x 500 and
-2450 x 8000 take 0.77 of the time, and lenet5 with the first of them 0.83. With two rows a layer of 25088 x 4096 gained
-half as much, with four nothing (Zen 3).
+cycles of a core; to decode and multiply them takes 1 to 2. With AVX-512 (Emerald Rapids) layers of 2450 x 500 and of
+2450 x 8000 take 0.8 of the time, lenet5 with the first of them 0.83. With two rows a layer of 25088 x 4096 gained half
+as much as with one, with four nothing (Zen 3).
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def groups(rows: int) -> int:
 
 
 def pack(matrix: np.ndarray, out: np.ndarray) -> None:
-    """Float32 [rows, columns] into `out` [panels, groups] of GROUP. What a last panel or group lacks is zero."""
+    """Float32 [rows, columns] into `out` [panels, groups] of GROUP. What a last panel or group lacks is zero, or
+    next to it where other rows of the four are there."""
     # rows of four, and fours of a group, outermost: what is done by lane and group then runs along whole arrays
     shape = (FOUR, ROWS // FOUR, out.shape[1], LANES)
     numbers, quotients = np.empty(shape, np.float32), np.empty(shape, np.float64)
