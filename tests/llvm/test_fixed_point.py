@@ -50,7 +50,8 @@ def test_the_interpreter_decodes_them_too():
 @pytest.mark.parametrize("machine", [target.x86_64_v3(), target.x86_64_v4(), target.aarch64()], ids=lambda t: t.name)
 @pytest.mark.parametrize("outputs", [4096, 1000])
 def test_decoding_stays_in_registers_of_full_width(outputs, machine):
-    """Three of four vectors are converted as they are loaded, the fourth is made of them."""
+    """Three of four vectors are converted as they are loaded, the fourth is made of them. So much comes from memory:
+    what lies further on is asked for."""
     kernel, _, buffers = case(1, outputs, 4096)
     module = ir.Module("scan")
     emit_contraction(module, "k", kernel, buffers, machine).function.linkage = "external"
@@ -63,6 +64,7 @@ def test_decoding_stays_in_registers_of_full_width(outputs, machine):
         )
         assert len(multiplies) == len(converted) > 0 and len(multiplies) % 4 == 0
         assert len(shifted) == 3 * len(multiplies) // 4
+        assert any(re.match("prefetch|prfm", x) for x in body)
         wide = {64: "zmm", 32: "ymm", 16: ".4s"}[machine.vector_bytes]
         assert all(wide in x for x in multiplies + converted + shifted)
 

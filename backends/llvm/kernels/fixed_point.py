@@ -46,7 +46,7 @@ class Panels:
                 lowest = b.shl(integers, const(integers.type, 8 * (k + 1)))
                 last = lowest if last is None else b.xor(last, lowest)
             yield b.fmul(b.sitofp(integers, type_), scale)
-        if last:
+        if last is not None:
             yield b.fmul(b.sitofp(last, type_), scale)
 
     def load(self, element: ir.Type, offset: Number) -> ir.Value:
