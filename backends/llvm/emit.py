@@ -202,11 +202,11 @@ def beyond(b: ir.IRBuilder, pointer: ir.Value, offset: Number) -> ir.Value:
     return b.gep(pointer, i64(offset), I8)
 
 
-def prefetch(b: ir.IRBuilder, place: ir.Value, written: bool = False) -> None:
-    """Asks for the line of this address to be brought into the second-level cache, or where it will be `written` into
+def prefetch(b: ir.IRBuilder, place: ir.Value, written: bool = False, level: int = 2) -> None:
+    """Asks for the line of this address to be brought into the cache of this level, or where it will be `written` into
     this core's alone. Nothing is read, nor can it fail."""
-    writing, level, data = (const(I32, n) for n in (int(written), 2, 1))
-    intrinsic(b, "prefetch", VOID, [place, writing, level, data], ".p0")
+    writing, locality, data = (const(I32, n) for n in (int(written), 4 - level, 1))
+    intrinsic(b, "prefetch", VOID, [place, writing, locality, data], ".p0")
 
 
 def stack(b: ir.IRBuilder, element: ir.Type, count: int, align: int = 64) -> ir.Value:

@@ -126,7 +126,7 @@ def test_innermost_loops_keep_accumulators_in_registers(name, machine):
         multiplies = [x for x in body if "vfmadd" in x]
         assert all(wide in x for x in multiplies)
         assert any(len(multiplies) == e * n for e in expected for n in (1, 2, 3, 4))
-        assert bool(chosen.w_ahead or chosen.x_ahead) == any(x.startswith("prefetch") for x in body)
+        assert bool(chosen.w_ahead or chosen.x_ahead or chosen.x_soon) == any(x.startswith("prefetch") for x in body)
 
 
 @pytest.mark.parametrize("machine", [target.x86_64_v3(), target.x86_64_v4(), target.aarch64()], ids=lambda t: t.name)
@@ -152,7 +152,7 @@ def test_neon_code_has_no_spill_in_its_loops():
     emit_contraction(module, "k", kernel, buffers, target.aarch64()).function.linkage = "external"
     text = jit.assembly(module, target.aarch64())
     loops = list(innermost_loops(text))
-    assert sorted(sum("fmla" in x for x in body) for body in loops) == [5 * 4, 6 * 4]
+    assert sorted(sum("fmla" in x for x in body) for body in loops) == [2 * 5 * 4, 2 * 6 * 4]
     assert not [x for body in loops for x in body if "[sp" in x]
 
 
@@ -168,20 +168,32 @@ def planned(case, machine=None):
     return plan(analyse(flatten_lines(kernel, buffers), buffers), buffers, machine or target.x86_64_v3())
 
 
-@pytest.mark.parametrize(("case", "points_first", "w_ahead", "x_ahead"), [
-    (matmul(16, 1024, 512), False, True, 0),  # 2 MiB of weights for 16 rows that stay near
-    (matmul(1024, 64, 64), True, True, 18),  # 16 KiB of weights: few, but no cache has kept them
-    (matmul(512, 64, 512, turned=True), True, False, 16),  # 512 steps 2 KiB apart: a line further along every row
-    (matmul(1, 4096, 4096), False, False, 0),  # nothing to hide the fetching behind
-    (matmul(16, 1024, 512, batch=2), False, True, 0),  # a line of weights in each row
-    (conv2d(1, 512, 256, 28, 28, 1), True, True, 6),  # both large: 13 pieces of x, fewer bytes than x for 16 groups
-    (conv2d(1, 64, 64, 56, 56, 3), True, True, 0),  # the window returns to what was read before
-    (conv2d(1, 256, 64, 56, 56, 1, stride=2), True, True, 0),  # half of what lies between pixels is unused
-    (conv2d(1, 512, 512, 7, 7, 3), False, False, 0),  # one group's weights overflow the second-level cache
+@pytest.mark.parametrize(("case", "points_first", "w_ahead", "x_ahead", "x_soon"), [
+    (matmul(16, 1024, 512), False, True, 0, 0),  # 2 MiB of weights for 16 rows that stay near
+    (matmul(1024, 64, 64), True, True, 18, 0),  # 16 KiB of weights: few, but no cache has kept them
+    (matmul(512, 64, 512, turned=True), True, False, 16, 0),  # 512 steps 2 KiB apart: a line further along every row
+    (matmul(1, 4096, 4096), False, False, 0, 0),  # nothing to hide the fetching behind
+    (matmul(16, 1024, 512, batch=2), False, True, 0, 0),  # a line of weights in each row
+    (conv2d(1, 512, 256, 28, 28, 1), True, True, 6, 28 * 28 * 16),  # both large: 13 pieces of x, fewer bytes than x
+    (conv2d(1, 64, 64, 56, 56, 3), True, True, 0, 0),  # the window returns to what was read before
+    (conv2d(1, 256, 64, 56, 56, 1, stride=2), True, True, 0, 0),  # half of what lies between pixels is unused
+    (conv2d(1, 512, 512, 7, 7, 3), False, False, 0, 0),  # one group's weights overflow the second-level cache
 ])  # fmt: skip
-def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead, x_ahead):
+def test_what_comes_first_and_what_is_fetched_ahead(case, points_first, w_ahead, x_ahead, x_soon):
     chosen = planned(case)
     assert (chosen.points_first, chosen.w_ahead, chosen.x_ahead) == (points_first, w_ahead, x_ahead)
+    assert chosen.x_soon == x_soon
+
+
+@pytest.mark.parametrize("machine", [target.x86_64_v3(), target.x86_64_v4(), target.aarch64()], ids=lambda t: t.name)
+def test_a_tile_asks_for_its_lines_of_the_next_panel(machine):
+    """Into the first-level cache, and each line once: an iteration of the loop for what its steps read of a panel."""
+    kernel, buffers = conv2d(1, 512, 256, 28, 28, 1)
+    module = ir.Module("scan")
+    emit_contraction(module, "k", kernel, buffers, machine)
+    groups = planned((kernel, buffers), machine).groups
+    asked = re.findall(r'call void @"llvm.prefetch\.p0"\(.*i32 0, i32 3, i32 1\)', str(module))
+    assert len(asked) == sum(-(-g.unroll * n * 4 // 64) for g in groups for n, _ in g.tile.sizes) > 0
 
 
 @pytest.mark.parametrize(("case", "lines"), [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial, reduce
 
 from graphc.ir.frozen import frozen
@@ -24,7 +25,7 @@ from ..values import Lanes, Values
 from .fixed_point import FOUR, Panels
 from .form import LINE, Form
 from .plans import Plan
-from .tiles import Group, tiles_along
+from .tiles import STEPS_APART, Group, tiles_along
 
 Env = dict[str, Number]
 BY_TURNS = 2  # points of an epilogue with a polynomial: with two vectors side by side, GELU and its slope take 0.85
@@ -55,7 +56,7 @@ class Vector:
 class Stream:
     """What is fetched ahead while a tile goes by: `share` bytes from `start` on, and further by the reduction axes, a
     step of the sum `step` bytes at a time. Between rows of `row` bytes lies a gap, which is left out. Or, with `apart`,
-    the bytes between them, a line for each step."""
+    the bytes between them, a line for each step. `level`: of the cache that it is to come into."""
 
     start: ir.Value
     share: Number
@@ -64,6 +65,7 @@ class Stream:
     row: int = 0
     gap: int = 0
     apart: int = 0
+    level: int = 2
 
 
 @frozen
@@ -182,12 +184,17 @@ class LaneGroup:
             return partial(self.decoded_steps, self.panels(), x_values)
         w_red, w_values, ahead = self.stored(points)
         ahead += [self.x_ahead(points, places[0][0])] if self.plan.x_ahead else []
+        ahead += [self.x_soon(points, places[0][0])] if self.plan.x_soon else []
+
+        apart = len(places) * len(self.active) > STEPS_APART
 
         def emit_steps(env: Env, axis: str | None, count: int, acc: list) -> list[ir.Value]:
             many = len(self.active)
             self.fetch(ahead, env, count)
             at = affine(b, self.x_red, env), affine(b, w_red, env)
             for n in range(count):
+                if n and apart:
+                    b.fence("acq_rel", "singlethread")
                 further = (self.x_red.coef(axis) * n, w_red.coef(axis) * n) if axis else (0, 0)
                 x_offset, w_offset = (add(b, a, k) for a, k in zip(at, further, strict=True))
                 acc = list(acc)
@@ -271,9 +278,17 @@ class LaneGroup:
         if self.form.column:
             at = Aff(0, tuple((a, 4 * c) for a, c in self.x_red.terms))
             return Stream(emit.beyond(self.b, x_from, 4 * self.plan.x_ahead), 0, at, 0, apart=4 * self.form.column)
-        together, step = self.form.together, 4 * len(points.envs)
-        at = Aff(0, tuple((a, c * step if c < together else 4 * c) for a, c in self.x_red.terms))
-        return Stream(emit.beyond(self.b, x_from, 4 * together * self.plan.x_ahead), 0, at, step)
+        return self.panel(points, emit.beyond(self.b, x_from, 4 * self.form.together * self.plan.x_ahead))
+
+    def x_soon(self, points: Points, x_from: ir.Value) -> Stream:
+        """What this tile will read of the next panel of x."""
+        return replace(self.panel(points, emit.beyond(self.b, x_from, 4 * self.plan.x_soon)), level=1)
+
+    def panel(self, points: Points, start: ir.Value) -> Stream:
+        """What so many points as a tile has read of each panel of x, from `start` on: evenly over its steps."""
+        step = 4 * len(points.envs)
+        at = Aff(0, tuple((a, c * step if c < self.form.together else 4 * c) for a, c in self.x_red.terms))
+        return Stream(start, 0, at, step)
 
     def fetch(self, streams: list[Stream], env: Env, count: int) -> None:
         """Asks for what falls to so many steps from where `env` stands."""
@@ -284,7 +299,7 @@ class LaneGroup:
                 place = add(b, offset, line)
                 if s.gap:
                     place = add(b, place, mul(b, b.udiv(i64(place), i64(s.row)), s.gap))
-                emit.prefetch(b, emit.beyond(b, s.start, place))
+                emit.prefetch(b, emit.beyond(b, s.start, place), level=s.level)
 
     def expect(self, points: Points) -> None:
         """Asks for what the epilogue of a tile will touch, each line once, and for a part of what its points will read

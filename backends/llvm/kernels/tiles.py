@@ -20,6 +20,10 @@ from .form import LINE, Form, touched
 
 FMA_LATENCY = 4.4  # cycles for chains too few to hide it; eight keep the two units of a core just busy
 PORTS = 2  # fused multiply-adds, and vector loads, per cycle
+# Cycles of a load beside the multiply-adds that hide it, and of a loop that is not unrolled: another thread on the same
+# core wants its share of the ports. Then products of vit_s16 take 0.96 of the time in tiles of 8 by 3 instead of 14 by
+# 2, and those of weight gradients 0.93 for two steps at a time; on a core of their own 0.99 and 0.99.
+LOAD, LOOP = 0.12, 0.25
 L2_BYTES_PER_CYCLE = 32.0
 MAX_VECTORS = 8  # along the lanes: one row of a matrix product needs eight chains, more only widens the stream
 DECODED_VECTORS = 4  # of weights in 24 bits, whose decoding takes the registers of as many more
@@ -35,9 +39,9 @@ SECOND_KIND = 1.02  # a second kind of group doubles the code, and must save thi
 COLUMN_AGAIN = 1.08
 GATHERED = 1.02  # so must points with a pointer each: finding them takes time, and often forbids unrolling
 PAUSE_STEPS = 96  # least length of a piece of a sum: loading and storing the accumulators costs as much as ten steps
-UNROLLED_FMAS = 48  # in the innermost loop; more overflow the cache of decoded instructions
+UNROLLED_FMAS = 56  # in the innermost loop; more overflow the cache of decoded instructions
 ALL_UNROLLED_FMAS = 192  # in all copies of it: for each size of tile, kind of group, and the last block of a sum
-UNROLLED_TILE = 16  # accumulators; with more, LLVM mixes the loads of two steps and spills
+STEPS_APART = 16  # accumulators; with more, LLVM would mix the loads of two steps and spill
 
 
 @frozen
@@ -133,7 +137,10 @@ def equalised(extent: int, size: int) -> tuple[tuple[int, int], ...]:
 
 def _cycles(points: int, vectors: int, lines: float, form: Form, target: Target, gather: bool) -> float:
     step = max(points * vectors / PORTS, (points + vectors) / PORTS, FMA_LATENCY)
-    stream = new_cycles(vectors, lines, target)
+    step += LOAD * (points + vectors) + (LOOP if full(points, vectors, target) else 0)
+    # weights of a group that the first-level cache holds come into it once for all points
+    stays = form.steps * vectors * target.vector_bytes <= target.l1_bytes * 3 // 4
+    stream = new_cycles(0 if stays else vectors, lines, target)
     # start of a tile: addresses, clearing; its end: about three operations for each accumulator
     overhead = 16 + 1.5 * points * vectors + (5 * points if gather else 0)
     if form.may_pause(vectors * target.vl):
@@ -151,6 +158,11 @@ def fits(points: int, vectors: int, target: Target, spare: int = 0) -> bool:
     leave `spare`. Where there are 32, one stays free: LLVM needs it to order the loads."""
     registers = target.vector_registers - (target.vector_registers > 16)
     return points * vectors + min(points, vectors) + 1 + spare <= registers
+
+
+def full(points: int, vectors: int, target: Target) -> bool:
+    """Whether a tile leaves no register free: LLVM would spill some of it to unroll its loop."""
+    return not fits(points, vectors, target, spare=1)
 
 
 def _candidates(form: Form, vectors: int, target: Target) -> Iterator[Tile]:
@@ -224,13 +236,12 @@ def _unroll(form: Form, tile: Tile, copies: int, target: Target) -> int:
     """Steps in one iteration of the innermost loop, of which there are `copies`.
 
     No two of them may read the same element of x for different points: LLVM would keep every such element in a
-    register, across the whole block, and spill the accumulators. It also spills where the tile fills all registers.
-    Weights in 24 bits are decoded four steps at a time.
+    register, across the whole block, and spill the accumulators. Weights in 24 bits are decoded four steps at a time.
     """
-    size = tile.rows * tile.cols
+    size = max(n for n, _ in tile.sizes)
     if form.decoded:
         return FOUR
-    if not form.red or size * tile.vectors > UNROLLED_TILE or not fits(size, tile.vectors, target, spare=1):
+    if not form.red or full(size, tile.vectors, target):
         return 1
     axis, extent = form.red[-1]
     step, widest = abs(form.x.coef(axis)), max(tile.rows, tile.cols)
