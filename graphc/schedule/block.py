@@ -2,8 +2,9 @@
 the cache of its thread.
 
 What enters: a schedule with layouts. What leaves: the same kernels, some chains of them as a `Block`, whose buffers in
-between have shrunk to one step and belong to the thread. Whether a chain is worth it is estimated in bytes moved, from
-shapes alone. The arithmetic of every element, and its order, stay what they are.
+between have shrunk to one step and belong to the thread. Sums over what the last one of a chain stores, such as batch
+statistics, may go along: what they read is there for others as well, and stays whole. Whether a chain is worth it is
+estimated in bytes moved, from shapes alone. The arithmetic of every element, and its order, stay what they are.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FEWEST_STEPS = 6  # for every thread to have some
 UNEVEN = 0.06  # of the steps, at most, while one of two threads has none left
 FEWEST_POINTS = 12  # rows of a product that share its weights: with fewer, register tiles starve
 WORTH = 0.8  # of the cost without, at most
+FEW = 1 / 8  # of the bytes it reads, at most, a kernel stores that sums them up
 
 
 def block(schedule: Schedule) -> Schedule:
@@ -79,7 +81,8 @@ Steps = tuple[Step, ...]
 
 
 class _Chains:
-    """Looks for chains of kernels in which each one's only result is read by the next one alone."""
+    """Looks for chains of kernels in which each one's only result is read by the next one alone, or first by one that
+    sums it up and ends the chain."""
 
     def __init__(self, schedule: Schedule):
         self.schedule, self.buffers, self.kernels = schedule, schedule.buffers, schedule.kernels
@@ -99,7 +102,7 @@ class _Chains:
             between.append(link[0])
             chain.append(link[1])
             passing = [self.buffers[n] for n in (*between, *(t for k in chain for t in self.temporaries(k)))]
-            before = sum(2 * b.bytes * _rate(b.bytes) for b in passing)
+            before = sum((2 - self.shared(b.name)) * b.bytes * _rate(b.bytes) for b in passing)
             for steps in self.candidates(chain[:2], between[0]) if before > saved else ():
                 plan = self.blocked(chain, between, steps)
                 if plan and plan.cost < WORTH * before and before - plan.cost > saved:
@@ -107,19 +110,30 @@ class _Chains:
         return best
 
     def following(self, chain: list[int]) -> tuple[str, int] | None:
-        """The buffer between the chain's last kernel and the only one that reads it, and that kernel, where it can
-        wait for all kernels in between."""
+        """The buffer between the chain's last kernel and the only one that reads it, or the first one, if it sums it
+        up; and that kernel, where the chain can wait for all kernels in between."""
         last = self.kernels[chain[-1]]
         written = [n for n in last.outside[1] if n not in self.temporaries(chain[-1])]
         if len(written) != 1 or not self.private(written[0]):
             return None
         (name,) = written
-        readers = self.readers.get(name, [])
-        if len(readers) != 1 or self.writers[name] != [chain[-1]]:
+        if not (readers := self.readers.get(name)) or self.writers[name] != [chain[-1]]:
             return None
-        (reader,) = readers
+        reader = readers[0]
+        if self.shared(name) and not self.sums_up(reader, name):
+            return None
         passed = (m for k in chain for m in self.dag.after[k] if m not in chain and m != reader and m < reader)
         return None if any(passed) else (name, reader)
+
+    def shared(self, name: str) -> bool:
+        """Whether several kernels read the buffer."""
+        return len(self.readers[name]) > 1
+
+    def sums_up(self, k: int, name: str) -> bool:
+        """Whether a kernel makes little of much that it reads from the buffer."""
+        kernel = self.kernels[k]
+        made = sum(self.buffers[n].bytes for n in kernel.outside[1])
+        return isinstance(kernel, Loops) and made <= FEW * self.buffers[name].bytes
 
     def private(self, name: str) -> bool:
         """Whether only kernels see the buffer, under one name, and nothing but its elements."""
@@ -132,10 +146,12 @@ class _Chains:
         return [n for n in written if self.readers.get(n) == self.writers[n] == [k] and self.private(n)]
 
     def candidates(self, pair: list[int], name: str) -> Iterator[Steps]:
-        """Ways to cut the buffer between two kernels into steps that fit into a thread's memory, coarse ones first."""
+        """Ways to cut the buffer between two kernels into steps that fit into a thread's memory, coarse ones first.
+        What is summed up is cut into images and rows, with all channels that these have."""
         radix: list[Step] = []
         b = self.buffers[name]
-        for dim in range(len(b.shape)):
+        whole = b.layout.blocked_dims if self.shared(name) else ()
+        for dim in (d for d in range(len(b.shape)) if d not in whole):
             options = [_digits(self.places[k][name][0][dim], dict(self.kernels[k].par)) for k in pair]
             if all(options):
                 radix += [Step(dim, coef, n) for coef, n, _ in max(options, key=len)]
@@ -163,10 +179,23 @@ class _Chains:
                 return None
             cuts.append(cut)
             users = [(n, cuts[-1:]) for n in self.temporaries(k)] + [(name, cuts[-2:])] * (len(cuts) > 1)
-            local += [_own_buffer(self.buffers[n], cuts) for n, cuts in users]
-            if not all(local) or sum(b.bytes for b in local) > MOST_BYTES:
+            parts = [_own_buffer(self.buffers[n], cuts) for n, cuts in users]
+            if not all(parts):
                 return None
-        return _Plan(axes, tuple(cuts), tuple(local), self.cost(cuts, local, axes))
+            local += [b for b in parts if not self.shared(b.name)]
+            if sum(b.bytes for b in local) > MOST_BYTES:
+                return None
+        cost = self.cost(cuts, local, axes) + sum(
+            self.summed(n, cuts[-2], local, count) for n in between if self.shared(n)
+        )
+        return _Plan(axes, tuple(cuts), tuple(local), cost)
+
+    def summed(self, name: str, maker: _Cut, local: Sequence[Buffer], steps: int) -> float:
+        """Bytes moved again, in units of one from the third cache, to sum up what was stored in the same step: none
+        where the second one still has that, behind all that passed meanwhile."""
+        whole = self.buffers[name].bytes
+        passed = whole // steps + sum(b.bytes for b in local if b.name in maker.at)
+        return 0.0 if passed <= CACHE_BYTES else whole * _rate(whole)
 
     def cost(self, cuts: Sequence[_Cut], local: Sequence[Buffer], axes: Sequence[Axis]) -> float:
         """Bytes moved, in units of one from the third cache: the thread's own buffers, and what steps read again."""

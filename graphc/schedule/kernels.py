@@ -177,7 +177,8 @@ class Contraction(Accessing):
 class Block(Accessing):
     """For each point of `steps`, the kernels of `body` in order, each over the rest of its parallel axes: the first
     axes of all of them are the steps. What a kernel hands to the next lies in the buffers named `local`, of place
-    "thread": each step sees its own, and leaves nothing behind."""
+    "thread": each step sees its own, and leaves nothing behind. What kernels outside read as well lies whole, and each
+    step touches its part alone."""
 
     name: str
     steps: tuple[Axis, ...]

@@ -10,11 +10,11 @@ import pytest
 
 import graphc
 from graphc import nn
-from graphc.driver import traced_graph
+from graphc.driver import traced_graph, training_graph
 from graphc.models import MobileNetV1, ViT, get
-from graphc.passes import FAST_INFERENCE, run_passes
+from graphc.passes import FAST_INFERENCE, FAST_TRAINING, run_passes
 from graphc.schedule import PIPELINE, make_schedule
-from graphc.schedule.kernels import Block, Contraction, Loops, bodies
+from graphc.schedule.kernels import Block, Contraction, Loops, bodies, stores
 from graphc.schedule.layout import ALIGNMENT
 
 from .harness import run_schedule
@@ -107,6 +107,39 @@ def test_blocks_of_a_training_step_give_the_same_bits(channels, packed, monkeypa
         assert (array == others[name]).all(), name
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_batch_statistics_go_along_with_a_convolution(kernel, monkeypatch, everywhere):
+    """So do the sums of the backward pass. What is summed up is stored as a whole: others read it later."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((4, 16, 32, 36), np.float32), np.array([3, 1, 0, 4], np.int32)
+    convs = [(nn.Conv2d(a, b, kernel, padding=kernel // 2), nn.BatchNorm2d(b)) for a, b in ((16, 37), (37, 16))]
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    model = nn.Sequential(*(layer for conv, norm in convs for layer in (conv, norm, nn.ReLU())), *head)
+    start = {name: np.array(array) for name, array in model.state_dict().items()}
+
+    def trained(pipeline, threads):
+        monkeypatch.setattr("graphc.schedule.PIPELINE", pipeline)
+        model.load_state_dict(start)
+        sgd = graphc.optim.SGD(lr=0.01)
+        step = graphc.compile_training(model, images.shape, loss=nn.CrossEntropyLoss(), optimizer=sgd, threads=threads)
+        losses = [step(images, labels) for _ in range(2)]
+        return step.program.schedule, losses, {n: np.array(a) for n, a in model.state_dict().items()}
+
+    _, want, weights = trained(tuple(s for s in PIPELINE if s.__name__ != "block"), 1)
+    for threads in THREADS:
+        schedule, got, others = trained(PIPELINE, threads)
+        assert got == want, f"{threads} threads"
+        assert all((array == others[name]).all() for name, array in weights.items()), f"{threads} threads"
+    sums = [b for b in blocks(schedule) if b.name.endswith("sum.partial")]
+    assert len(sums) >= 3, "two norms forwards, one behind a ReLU backwards"
+    for block in sums:
+        *_, maker, last = block.body
+        (name,) = set(maker.outside[1]) & set(last.outside[0])
+        assert name not in block.local
+        assert schedule.buffers[name].place == "arena"
+    assert any(isinstance(b.body[-2], Contraction) for b in sums) or kernel == 3
+
+
 @pytest.mark.parametrize("name", list(GRAPHS))
 def test_the_interpreted_block_means_the_same(name, everywhere, monkeypatch):
     graph = GRAPHS[name]()
@@ -140,6 +173,20 @@ def test_steps_are_long_where_weights_stream_through_the_cache(channels, size, s
     model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1))
     graph = run_passes(traced_graph(model, (1, 3, size, size)), FAST_INFERENCE)
     assert [n for b in blocks(make_schedule(graph)) for _, n in b.steps] == steps
+
+
+def test_the_first_convolution_of_resnet_makes_its_batch_statistics_row_by_row():
+    """Its 25.7 MB would else be read from memory twice before they are normalised."""
+    model, sgd = get("resnet18").make(), graphc.optim.SGD(lr=0.01)
+    graph = run_passes(training_graph(model, (8, 3, 224, 224), nn.CrossEntropyLoss(), sgd), FAST_TRAINING)
+    schedule = make_schedule(graph)
+    (block,) = (b for b in blocks(schedule) if "conv1.conv2d" in b.outside[1])
+    assert [type(k) for k in block.body] == [Contraction, Loops]
+    assert [n for _, n in block.steps] == [8, 7]
+    # nothing else reads it before it is normalised
+    first, second, *_ = (k for k in schedule.kernels if "conv1.conv2d" in k.outside[0])
+    assert first is block
+    assert any(s.buffer == "relu.relu" for s in stores(second))
 
 
 def test_attention_goes_head_by_head():

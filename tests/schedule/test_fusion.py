@@ -13,10 +13,11 @@ from graphc.ops.reduce import Sum
 from graphc.ops.shape import Concat
 from graphc.ops.window import MaxPool2d
 from graphc.ops.winograd import WinogradOutput
-from graphc.schedule import fuse, lower, make_schedule
+from graphc.schedule import fuse, lower, make_schedule, split_reductions
 from graphc.schedule.fusion.state import DEPTH
 from graphc.schedule.kernels import Contraction, Loops, expressions, stores
 from graphc.schedule.text import show_kernel
+from graphc.schedule.traits import CPU, GPU
 
 from .harness import run_schedule
 
@@ -177,3 +178,48 @@ def test_parts_that_another_kernel_waits_for_do_not_wait_for_it():
     last = schedule.kernels[-1]
     assert {"concat"} <= {e.attr[0] for e in last.loads}
     assert [s.buffer for s in stores(last)] == ["out0"]
+
+
+def split(*outputs: Tensor, traits=CPU):
+    return fuse(split_reductions(lower(graph_of("g", list(outputs)), traits)))
+
+
+def variance(x: Tensor) -> Tensor:
+    d = x - x.mean((0, 2, 3), keepdim=True)
+    return (d * d).mean((0, 2, 3))
+
+
+def test_a_variance_does_not_wait_for_its_mean():
+    """Squares are summed up around the mean of each part, and the means' distances added at the end."""
+    parts, together = split(variance(input((8, 20, 12, 19), "x"))).kernels
+    assert [n for _, n in parts.par] == [8, 3, 20]
+    assert [[n for _, n in s.axes] for s in parts.stages] == [[4, 19], [4, 19], []]
+    assert {s.buffer for s in stores(parts)} == {e.attr[0] for e in together.loads}
+    assert len(stores(parts)) == 2
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_a_variance_by_parts_loses_no_digits(mean):
+    graph = graph_of("g", [variance(input((8, 20, 12, 19), "x"))])
+    x = (np.random.default_rng(0).standard_normal((8, 20, 12, 19)) + mean).astype(np.float32)
+    want = np.var(x.astype(np.float64), (0, 2, 3))
+    (exact,), _ = run_schedule(make_schedule(graph), x, real=np.float64)
+    (got,), _ = run_schedule(make_schedule(graph), x)
+    np.testing.assert_allclose(exact, want, rtol=1e-7)
+    np.testing.assert_allclose(got, want, rtol=1e-5)  # as a difference of sums of squares: 1e-2 with a mean of 300
+
+
+@pytest.mark.parametrize("what", ["other values", "other parts", "another reader", "a machine without blocks"])
+def test_sums_that_are_no_variance_stay_as_they_are(what):
+    x, y = input((8, 20, 12, 19), "x"), input((8, 20, 12, 19), "y")
+    d = (y if what == "other values" else x) - x.mean((0, 2, 3), keepdim=True)
+    squares = d * d
+    out = [squares.sum((0, 2, 3))]
+    if what == "other parts":
+        out = [squares.transpose(2, 3).sum((0, 2, 3))]
+    if what == "another reader":
+        out.append(squares)
+    schedule = split(*out, traits=GPU if what == "a machine without blocks" else CPU)
+    partial = [k for k in schedule.kernels if k.name.endswith("partial")]
+    assert len(partial) == 2
+    assert all(len(k.stages) == 2 for k in partial)

@@ -7,6 +7,7 @@ import pytest
 
 from graphc.ops import graph_of, input
 from graphc.schedule import lower, make_schedule, plan_memory, split_reductions
+from graphc.schedule.traits import GPU
 
 from .harness import run_schedule
 
@@ -19,16 +20,26 @@ def names(shape: tuple[int, ...], axes) -> list[tuple[str, tuple]]:
 @pytest.mark.parametrize(
     ("shape", "axes", "chunks"),
     [
-        ((8, 64, 28, 28), (0, 2, 3), 8),  # 4 units: one for each image
-        ((64, 16, 8, 8), (0, 2, 3), 64),
-        ((100_000,), (0,), 50),  # the largest divisor up to 64
+        ((8, 64, 28, 28), (0, 2, 3), [8, 7]),  # four rows of each image
+        ((64, 16, 8, 8), (0, 2, 3), [64, 2]),
+        ((64, 17, 7, 7), (0, 2, 3), [64]),  # seven rows are no multiple of four
+        ((192, 16, 4, 3), (0, 2, 3), [64]),  # chunks of rows would be short: as many as make 64 units
+        ((128, 16, 49), (0, 2), [64]),
+        ((100_000,), (0,), [50]),  # the largest divisor up to 64
     ],
 )
 def test_channel_sums_are_cut_by_shape(shape, axes, chunks):
     (partial, par), (together, _) = names(shape, axes)
     assert partial == "sum.partial"
-    assert par[0][1] == chunks
+    assert [n for _, n in par[: len(chunks)]] == chunks
+    assert len(par) - len(chunks) == len(shape) - len(axes)
     assert together == "sum"
+
+
+def test_images_stay_whole_where_kernels_share_no_cache():
+    graph = graph_of("g", [input((8, 64, 28, 28), "x").sum((0, 2, 3))])
+    (partial,) = (k for k in split_reductions(lower(graph, GPU)).kernels if k.name == "sum.partial")
+    assert [n for _, n in partial.par] == [8, 64]
 
 
 @pytest.mark.parametrize(

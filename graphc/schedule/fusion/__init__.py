@@ -13,6 +13,7 @@ from .epilogue import into_epilogue
 from .inline import inline, into_reductions, recompute
 from .into_stores import into_stores
 from .join_stages import join_stages
+from .moments import moments
 from .rows import merge_rows
 from .siblings import siblings
 from .stack import stack
@@ -25,6 +26,7 @@ RULES = (
     into_epilogue,  # ... which a contraction applies while its result is in registers
     into_stores,  # ... and loops that store a result in parts with each part
     inline,  # what is left of elementwise work moves into the reductions and windows that read it
+    moments,  # now that sums read what others store: variances that need not wait for their mean
     merge_rows,  # softmax and row norms: one kernel that keeps its row
     join_stages,  # what a stage stores and the next reads goes on in a register
     siblings,  # reductions over the same tensor share one pass

@@ -72,6 +72,17 @@ class Fusion:
         self.dag.remove(consumer)
         self._leave(consumer)
 
+    def take_over(self, k: int, others: Mapping[int, Kernel]) -> None:
+        """A kernel goes; the first of the others does its work, without waiting for all that it waited for, the last
+        one the rest."""
+        first, last = others
+        self.dag.connect(self.dag.before[k] | {first}, [last])
+        self.dag.connect([first], self.dag.after[k])
+        self.dag.remove(k)
+        self._leave(k)
+        for other, kernel in others.items():
+            self.change(other, kernel)
+
     def change(self, k: int, kernel: Kernel) -> None:
         """The same work in another way: no other kernel sees a difference."""
         self._leave(k)
