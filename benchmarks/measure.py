@@ -32,8 +32,8 @@ BLOCK = 0.2  # seconds of calls
 WIDE = 150
 PACKAGES = ("graphc-compiler", "numpy", "llvmlite", "onnxruntime", "openvino", "mnn", "torch")
 LEAST, ROUNDS = 30, 9  # samples and blocks of each program, unless they take longer than the seconds allowed for them
-# Samples however long they take: of five rounds of a step of a second the median ratio wandered from 1.26 to 1.34, as the
-# core was shared with another program for some of them.
+# Samples however long they take: of five rounds of a step of a second the median ratio wandered from 1.26 to 1.34, as
+# the core was shared with another program for some of them.
 FEWEST = 9
 WARM = 3  # calls before the first sample
 
