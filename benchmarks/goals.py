@@ -56,7 +56,7 @@ TRAINING = Goals(
         "vit_s16": Goal(1.3, 2.0),
     }
 )
-ODD_SHARE = 40  # % of the rate of the nearest multiple of 16 channels
+ODD_SHARE = 40  # % of what the same work costs at the nearest multiple of 16 channels
 
 
 def goals_of(part: str, threads: int) -> Goals:
@@ -94,13 +94,7 @@ RESNET18 = (
     "three products of the last stage take 4.6 of 14.7 ms, for 50 MB of transformed weights at the memory's rate, "
     "which is 14 GB/s at most here"
 )
-NOTHING_SUMMED = (
-    "one product for each result: to fill 43 KB in rows of 169 with anything takes 0.6 us, as nearly all vectors "
-    "cross a line; written by hand for this shape, every store aligned across rows, it takes 0.42, a call 0.1. Beside "
-    "it, 16 channels take 2.7 us, which leaves 0.42 in all"
-)
 REASONS: dict[str, str] = {
-    "odd/1 to 64, 1x1 on 13x13": NOTHING_SUMMED,
     "inference-1/resnet18": RESNET18,
     "inference-1/lenet5": LENET5,
     "inference-1/resnet50": PRODUCTS,

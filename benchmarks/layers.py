@@ -103,7 +103,7 @@ def main() -> None:
     pin(cores(), 1)
     if options.odd:
         notes = []
-        show("odd shapes, 1 thread; share of the rate at the nearest multiple of 16 channels",
+        show("odd shapes, 1 thread; share of what the same work costs at the nearest multiple of 16 channels",
              rows(options.shapes, notes), options.json, notes)  # fmt: skip
         return
     machine = target.by_name(options.cpu)

@@ -30,6 +30,11 @@ channels-last) and, where a table has that column, as inductor (torch.compile). 
 installed or cannot run the network; the notes below a table say which. Of peers the figure of the first run is shown; a
 peer that was 1.5 times slower than the best one in the first round of an inference was timed no further.
 """
+ODD_IS = """One convolution as a program of its own, operands warm, one thread, beside the same at the nearest multiple
+of 16 channels: what share of the rate of its multiply-adds it keeps, and of what the same work costs there. Work is
+what the roofline says it is: multiply-adds at the peak, or every array read or stored once at a cache's rate, whichever
+takes longer. The two differ where one channel meets a 1x1 window: one product for each result is no work beside storing
+it."""
 # Columns that rows of a training step may have beside the times.
 MEMORY = {"graphc_MB": "graphc, MB", "peer_MB": "PyTorch eager, MB"}
 
@@ -152,9 +157,9 @@ def odd(name: str, results: Sequence[Result], misses: Misses) -> str:
         if low:
             misses.append((f"{name}/{row['shape']}", beside(shares), f"required {ODD_SHARE} %"))
         met = "**missed**" if low else "required"
-        figures = (cell(row[c]) for c in ("us", "GFLOP/s", "even_GFLOP/s"))
+        figures = (cell(row[c]) for c in ("us", "GFLOP/s", "even_GFLOP/s", "rate_%"))
         rows.append([row["shape"], row["even"], *figures, beside(shares), met])
-    header = ["shape", "beside", "us", "GFLOP/s", "GFLOP/s beside", f"share, % (required {ODD_SHARE})", "met"]
+    header = ["shape", "beside", "us", "GFLOP/s", "GFLOP/s beside", "rate, %", f"work, % (required {ODD_SHARE})", "met"]
     return table(header, rows)
 
 
@@ -200,8 +205,7 @@ def page(found: Mapping[str, Sequence[Result]]) -> str:
             ]
             parts.append(started(results))
         elif kind == "odd":
-            text = "One convolution as a program of its own, operands warm, one thread, beside the same at the nearest"
-            parts += ["## Odd shapes", f"{text} multiple of 16 channels. `python -m benchmarks.layers --odd`. {loads}"]
+            parts += ["## Odd shapes", f"{ODD_IS} `python -m benchmarks.layers --odd`. {loads}"]
             parts.append(odd(name, results, misses))
         elif kind == "accuracy":
             text = "Against float64, of the output's scale; untrained weights. `python -m benchmarks.accuracy`"

@@ -15,6 +15,7 @@ from graphc import nn
 from graphc.driver import traced_graph
 from graphc.models import get
 from graphc.passes import inference_mode
+from graphc.schedule.roofline import Limits
 
 ROOT = Path(__file__).parent.parent
 
@@ -187,14 +188,20 @@ def test_hopeless_peers_are_timed_no_further():
     assert timed["ours"].runs >= measure.FEWEST, "ours is timed however slow it is"
 
 
-def test_odd_shapes_have_even_ones_beside():
+def test_odd_shapes_have_even_ones_beside(monkeypatch):
     odd = benchmark("odd")
+    monkeypatch.setattr(odd, "limits", lambda: Limits(1, 1e11, (("memory", None, 1e10),)))
     shape = odd.SHAPES["37 to 37, 5x5 on 13x13 stride 3"]
     assert shape.even().channels == (32, 32) and shape.macs == 37 * 37 * 25 * 5 * 5
     assert odd.SHAPES["3 to 3, 3x3 on 13x13 groups 3"].even().channels == (48, 48)
     assert odd.SHAPES["100 to 100, 3x3 on 13x13"].even().channels == (96, 96)
     row = odd.row("17 to 17, 3x3 on 1x1")
-    assert row["even"] == "16 to 16" and row["us"] > 0 and row["share_%"] > 0
+    assert row["even"] == "16 to 16" and row["us"] > 0 and row["rate_%"] > 0
+    # storing 64 channels of 13x13 at 10 GB/s outlasts 1 or 16 multiply-adds for each at 100 GFLOP/s; not 16 times 49
+    stored, summed = odd.row("1 to 64, 1x1 on 13x13"), odd.row("17 to 17, 3x3 on 13x13")
+    few, many = (4 * (c * 169 + 64 * c + 64 + 64 * 169) for c in (1, 16))
+    assert stored["share_%"] == pytest.approx(stored["rate_%"] * 16 * few / many)
+    assert summed["share_%"] == pytest.approx(summed["rate_%"])
 
 
 @pytest.mark.slow
