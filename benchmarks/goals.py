@@ -68,10 +68,9 @@ def goals_of(part: str, threads: int) -> Goals:
 # "part-threads/row" -> why the row misses its goal, found by measurement. Rows that meet theirs show no reason.
 VIT_STEP = (
     "92 % of a step are products. On a core of its own they run at 146 to 167 of 168 GFLOP/s, MKL's at 140, and a step "
-    "of one thread takes 685 ms, PyTorch's 1.34 to 1.36 times as long in three more runs of that day. In both runs "
-    "shown the core was slower, as it is while something else runs on its other hardware thread: there a product of "
-    "MKL was 1.07 times as fast as a loop with the loads of tiles of 14 by 2, and is 0.94 times as fast as one with "
-    "those of 8 by 3. The rest is memory, 15 to 19 GB/s. AMX, each float32 as the sum of three bfloat16, took 0.7 of "
+    "of one thread takes 685 to 700 ms, PyTorch's 1.33 to 1.36 times as long. While something else runs on the core's "
+    "other hardware thread both run at the same rate, MKL's and these, and what is left to gain is PyTorch's memory "
+    "traffic between them, about a quarter of its time. AMX, each float32 as the sum of three bfloat16, took 0.7 of "
     "the time of the products for some seconds and 1.4 of it for others; and its bits differ"
 )
 LENET5_STEP = (
