@@ -69,7 +69,7 @@ def goals_of(part: str, threads: int) -> Goals:
 VIT_STEP = (
     "92 % of a step are products. On a core of its own they run at 146 to 167 of 168 GFLOP/s, MKL's at 140, and a step "
     "of one thread takes 685 to 700 ms, PyTorch's 1.33 to 1.36 times as long. While something else runs on the core's "
-    "other hardware thread both run at the same rate, MKL's and these, and what is left to gain is PyTorch's memory "
+    "other hardware thread MKL's run at 0.94 of the rate of these, and what is left to gain is PyTorch's memory "
     "traffic between them. AMX, each float32 as the sum of three bfloat16, took 0.7 of the time of the products for "
     "some seconds and 1.4 of it for others; and its bits differ"
 )

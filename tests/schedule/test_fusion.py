@@ -223,3 +223,22 @@ def test_sums_that_are_no_variance_stay_as_they_are(what):
     partial = [k for k in schedule.kernels if k.name.endswith("partial")]
     assert len(partial) == 2
     assert all(len(k.stages) == 2 for k in partial)
+
+
+def test_a_variance_reads_state_before_it_changes():
+    """Squares around a running mean that the same step updates: what is read later is still the old one."""
+    x, rng = input((8, 20, 12, 19), "x"), np.random.default_rng(0)
+    old = rng.standard_normal(20).astype(np.float32)
+    running = leaf("state", "running", TensorType("f32", (20,)), old, False)
+    mean = x.mean((0, 2, 3))
+    centre = running * 0.5 + mean * 0.5
+    d = x - centre.reshape(1, 20, 1, 1)
+    graph = graph_of("g", [(d * d).sum((0, 2, 3))], updates=[(running, running * 0.9 + mean * 0.1)])
+    schedule = make_schedule(graph)
+    assert any(len(k.stages) == 3 for k in schedule.kernels if k.name.endswith("partial")), "by parts"
+    value = rng.standard_normal(x.shape).astype(np.float32)
+    (got,), state = run_schedule(schedule, value, real=np.float64)
+    means = value.astype(np.float64).mean((0, 2, 3))
+    around = (0.5 * old + 0.5 * means).reshape(1, 20, 1, 1)
+    np.testing.assert_allclose(got, ((value - around) ** 2).sum((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(state["running"], 0.9 * old + 0.1 * means, rtol=1e-6)

@@ -57,7 +57,7 @@ def _by_parts(fusion: Fusion, first: int, second: int) -> None:
         return
     (reader,), count = readers, points(*kernel.stages[0].axes)
     rest = _with_means_apart(fusion.kernels[reader], stored, mean, put.buffer, count)
-    if rest is None:
+    if rest is None or not fusion.may_delay(second, reader):
         return
     names = AxisNames(tuple(own_names(kernel)))
     centred = total.expr - temp(total.name) * const(1 / count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphc.schedule.expr import Aff, E, axes_of
+from graphc.schedule.expr import Aff, E, axes_of, loads
 from graphc.schedule.kernels import Axis, Loops, Stage, Store, writes
 from graphc.schedule.rewriting import forward, fresh_names, rename, without_stores
 
@@ -65,10 +65,13 @@ def _row_axes(indices: tuple, stored: tuple, par: dict[str, int]) -> tuple[tuple
 
 
 def _row_values(fusion: Fusion, producer: Loops) -> list[Store]:
-    """What the producer stores once a row, and what nobody outside needs to see stored."""
+    """What the producer stores once a row, and what nobody outside needs to see stored: later stages may compute it
+    again, unless it is of state that the producer changes meanwhile."""
     par = {a for a, _ in producer.par}
+    changed = {n for n in writes(producer) if fusion.buffers[n].place != "arena"}
     found = [o for s in producer.stages if not s.axes for o in s.outs if isinstance(o, Store)]
-    return [o for o in found if fusion.temporary(o.buffer) and axes_of(o.expr) <= par]
+    kept = [o for o in found if changed.isdisjoint(e.attr[0] for e in loads(o.expr))]
+    return [o for o in kept if fusion.temporary(o.buffer) and axes_of(o.expr) <= par]
 
 
 def _trailing(kernel: Loops, extra: tuple[Axis, ...]) -> bool:

@@ -74,10 +74,10 @@ class Fusion:
 
     def take_over(self, k: int, others: Mapping[int, Kernel]) -> None:
         """A kernel goes; the first of the others does its work, without waiting for all that it waited for, the last
-        one the rest."""
+        one the rest. Both still run before what overwrites what it read."""
         first, last = others
         self.dag.connect(self.dag.before[k] | {first}, [last])
-        self.dag.connect([first], self.dag.after[k])
+        self.dag.connect(others, self.dag.after[k] - others.keys())
         self.dag.remove(k)
         self._leave(k)
         for other, kernel in others.items():
